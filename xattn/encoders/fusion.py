@@ -1,0 +1,106 @@
+"""Joins the two nets of the default vision tower into region features and a pooled embedding.
+
+Three things are known of each region: the ViT's patch token, the convolutional feature resampled to the
+patch, and the *class prior*: the ImageNet classes that the convolutional net sees there, as the average
+of their names' sentence embeddings weighted by probability (ConSE: Norouzi et al. 2013). The prior ties
+pictures to words for a thousand kinds of thing before any caption is seen.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from xattn.types import Size
+
+
+@dataclass(frozen=True, slots=True)
+class FusionConfig:
+    """Widths: dim of what comes out, conv and vit of the nets' features, text of the class names'."""
+
+    dim: int = 256
+    conv_width: int = 1280
+    vit_width: int = 384
+    text_width: int = 384
+    num_classes: int = 1000
+    dropout: float = 0.1
+
+
+@lru_cache
+def upsampling(from_size: Size, to_size: Size) -> Float[Tensor, "R P"]:
+    """Matrix that resamples a grid bilinearly (half-pixel centres), row-major cells on both sides."""
+    num_cells = from_size[0] * from_size[1]
+    basis = torch.eye(num_cells).view(num_cells, 1, *from_size)
+    return F.interpolate(basis, size=to_size, mode="bilinear", align_corners=False).flatten(1).T
+
+
+class Fusion(nn.Module):
+    """(ViT tokens, convolutional cells, class prior) → (regions, pooled)."""
+
+    PRIOR_SCALE = 4.0
+    """An average of unit vectors is short; this brings the prior to the size of the other two."""
+
+    class_names: Tensor
+
+    def __init__(self, config: FusionConfig) -> None:
+        super().__init__()
+        dim = config.dim
+        self.register_buffer("class_names", torch.zeros(config.num_classes, config.text_width))
+        self.dropout = nn.Dropout(config.dropout)
+        self.conv_norm = nn.LayerNorm(config.conv_width)
+        self.conv_map = nn.Linear(config.conv_width, dim)
+        self.vit_norm = nn.LayerNorm(config.vit_width)
+        self.vit_map = nn.Linear(config.vit_width, dim)
+        self.prior_map = nn.Linear(config.text_width, dim)
+        self.region_mlp = residual_mlp(dim, config.dropout)
+        self.pool_query = nn.Linear(dim, 1)
+        self.global_conv_norm = nn.LayerNorm(config.conv_width)
+        self.global_conv_map = nn.Linear(config.conv_width, dim)
+        self.global_vit_norm = nn.LayerNorm(config.vit_width)
+        self.global_vit_map = nn.Linear(config.vit_width, dim)
+        self.global_prior_map = nn.Linear(config.text_width, dim)
+        self.global_mlp = residual_mlp(dim, config.dropout)
+
+    def class_prior(
+        self, cells: Float[Tensor, "B P C"], classifier: nn.Module
+    ) -> Float[Tensor, "B 1+P text"]:
+        """Expected class name of the whole picture (first) and of each cell."""
+        places = torch.cat([cells.mean(1, keepdim=True), cells], 1)
+        return classifier(places).softmax(-1) @ self.class_names
+
+    def forward(
+        self,
+        tokens: Float[Tensor, "B 1+R V"],
+        cells: Float[Tensor, "B P C"],
+        prior: Float[Tensor, "B 1+P text"],
+        resample: Float[Tensor, "B R P"],
+        mask: Bool[Tensor, "B R"] | None = None,
+    ) -> tuple[Float[Tensor, "B R D"], Float[Tensor, "B D"]]:
+        """mask: True where a region is real. Padding cells must be zero, and are where `resample` is."""
+        prior = prior * self.PRIOR_SCALE
+        named = self.conv_map(self.dropout(self.conv_norm(cells))) + self.prior_map(prior[:, 1:])
+        regions = resample @ named + self.vit_map(self.dropout(self.vit_norm(tokens[:, 1:])))
+        regions = regions + self.region_mlp(regions)
+
+        share = self.pool_query(regions)[..., 0]
+        if mask is not None:
+            share = share.masked_fill(~mask, torch.finfo(share.dtype).min)
+        pooled = torch.einsum("br,brd->bd", share.softmax(-1), regions)
+        # Real cells are never all zero (a ReLU net's may be in theory): padding is told by its zeros.
+        num_cells = (cells.abs().sum(-1) > 0).sum(1, keepdim=True).clamp(min=1)
+        mean = cells.sum(1) / num_cells
+        pooled = pooled + self.global_conv_map(self.dropout(self.global_conv_norm(mean)))
+        pooled = pooled + self.global_vit_map(self.dropout(self.global_vit_norm(tokens[:, 0])))
+        pooled = pooled + self.global_prior_map(prior[:, 0])
+        return regions, F.normalize(pooled + self.global_mlp(pooled), dim=-1)
+
+
+def residual_mlp(dim: int, dropout: float) -> nn.Sequential:
+    return nn.Sequential(
+        nn.LayerNorm(dim), nn.Linear(dim, 2 * dim), nn.GELU(), nn.Dropout(dropout), nn.Linear(2 * dim, dim)
+    )
