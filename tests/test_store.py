@@ -287,7 +287,7 @@ def test_killed_at_any_call_the_index_opens_answers_and_goes_on(tmp_path, proces
     whole.join()
     assert check(Store(tmp_path / "whole", MODEL)) == [2, 3, 5, 6]
     states = set()
-    for kill_at in range(1, total, total // 45):
+    for kill_at in range(1, total, total // 30):
         directory = tmp_path / str(kill_at)
         process = processes.Process(target=churn, args=(directory, kill_at))
         process.start()

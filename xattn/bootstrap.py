@@ -54,32 +54,39 @@ def bootstrap_interval(
     if not len(values):
         return Interval(*[float("nan")] * 3)
     figures = _resampled(values, pictures, statistic, num_resamples, seed)
-    value = float(values.mean()) if statistic is None else statistic(values, np.ones(len(values)))
-    return Interval(value, *_middle(figures))
+    return Interval(_figure(values, statistic), *_middle(figures))
 
 
 def paired_difference(
-    a: Float[np.ndarray, " N"],
-    b: Float[np.ndarray, " N"],
+    a: FloatArray,
+    b: FloatArray,
     pictures: Int[np.ndarray, " N"],
+    statistic: Statistic | None = None,
     *,
     num_resamples: int = 1000,
     seed: int = 0,
 ) -> Difference:
-    """Mean of a - b for two models on the same cases, by resampling pictures: both are drawn together, so
-    what is hard for both cancels. p_value is twice the share of resamples on the smaller side of 0,
-    counting one more so that it is never 0.
+    """A figure of a less that of b, two models on the same cases, by resampling pictures: both are drawn
+    together, so what is hard for both cancels.
+
+    a, b, statistic: as for `bootstrap_interval`. p_value is twice the share of resamples on the smaller
+    side of 0, counting one more so that it is never 0.
 
     >>> paired_difference(np.array([1., 1.]), np.array([0., 0.]), np.array([0, 1]), num_resamples=99)
     Difference(value=1.0, low=1.0, high=1.0, p_value=0.02)
     """
     if not len(a):
         return Difference(*[float("nan")] * 4)
-    differences = np.asarray(a, float) - b
-    figures = _resampled(differences, pictures, None, num_resamples, seed)
+    resampled = [_resampled(values, pictures, statistic, num_resamples, seed) for values in (a, b)]
+    figures = resampled[0] - resampled[1]  # the same seed draws the same pictures
+    value = _figure(a, statistic) - _figure(b, statistic)
     smaller = min((figures <= 0).sum(), (figures >= 0).sum())
     p_value = min(1.0, 2 * (smaller + 1) / (num_resamples + 1))
-    return Difference(float(differences.mean()), *_middle(figures), float(p_value))
+    return Difference(value, *_middle(figures), float(p_value))
+
+
+def _figure(values: FloatArray, statistic: Statistic | None) -> float:
+    return float(values.mean()) if statistic is None else statistic(values, np.ones(len(values)))
 
 
 def _resampled(

@@ -13,7 +13,7 @@ import hashlib
 import os
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
@@ -112,12 +112,12 @@ class _Addition:
         self._total = 0
 
     def run(self, roots: Sequence[Path]) -> AddReport:
-        paths: list[Path] = []
+        paths: dict[Path, None] = {}  # ordered, and each once where roots overlap
         for found in images.scan(roots):
             if isinstance(found, Skipped):
                 self._report.skipped.append(found)
             else:
-                paths.append(found)
+                paths[found] = None
         self._total = len(paths)
         for outcome in self._outcomes(paths):
             self._take(outcome)
@@ -126,12 +126,12 @@ class _Addition:
             if self._commit_is_due():
                 self._commit()
         self._commit()
-        self._forget_vanished(roots, set(paths))
+        self._forget_vanished(roots, paths)
         return self._report
 
     # --- ahead of the encoder -------------------------------------------------------------------------
 
-    def _outcomes(self, paths: Sequence[Path]) -> Iterator[_Outcome]:
+    def _outcomes(self, paths: Iterable[Path]) -> Iterator[_Outcome]:
         """What became of each file, in order."""
         ahead = 2 * self._batch_size + DECODERS
         started: deque[_Outcome | Future[_Outcome]] = deque()
@@ -168,7 +168,7 @@ class _Addition:
                 return _Refused(path, "it changed while it was read; add it again", changed=True)
             return _Read(path, state, content_hash, frames, decoded.size)
         except ImageError as error:
-            return _Refused(path, str(error), changed=hashed)
+            return _Refused(path, error.reason, changed=hashed)
         except OSError as error:
             return _Refused(path, f"it cannot be read: {error.strerror or error}", changed=False)
 
@@ -239,7 +239,7 @@ class _Addition:
             self._committed()
         self._last_commit = time.monotonic()
 
-    def _forget_vanished(self, roots: Sequence[Path], scanned: set[Path]) -> None:
+    def _forget_vanished(self, roots: Sequence[Path], scanned: Container[Path]) -> None:
         """Removes files that are no longer there from folders that are: a folder that is missing as a
         whole may be a drive that is not mounted."""
         folders = [root for root in roots if root.is_dir()]

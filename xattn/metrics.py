@@ -125,15 +125,25 @@ def two_stage_ranks(
     """
     _require_finite(first)
     _require_finite(second)
+    columns = np.arange(len(owners))
+    candidate = proposed(first, candidates)
+    reranked = (candidate & (second >= second[owners, columns])).sum(0)
+    by_first = (first >= first[owners, columns]).sum(0)
+    ranks: Int[np.ndarray, " b"] = np.where(candidate[owners, columns], reranked, by_first)
+    return ranks
+
+
+def proposed(first: Float[np.ndarray, "M b"], candidates: int) -> Bool[np.ndarray, "M b"]:
+    """Which pictures the first stage hands on for each text: the best, and those tied for the last place.
+
+    >>> proposed(np.array([[.3], [.1], [.2], [.2]]), 2)[:, 0].tolist()
+    [True, False, True, True]
+    """
     if candidates < 1:
         raise ValueError(f"candidates must be at least 1, got {candidates}")
-    columns = np.arange(len(owners))
     cut = max(len(first) - candidates, 0)
-    proposed = first >= np.partition(first, cut, axis=0)[cut]
-    reranked = (proposed & (second >= second[owners, columns])).sum(0)
-    by_first = (first >= first[owners, columns]).sum(0)
-    ranks: Int[np.ndarray, " b"] = np.where(proposed[owners, columns], reranked, by_first)
-    return ranks
+    above: Bool[np.ndarray, "M b"] = first >= np.partition(first, cut, axis=0)[cut]
+    return above
 
 
 def recall_at_k(ranks: Int[np.ndarray, " N"], k: int) -> float:

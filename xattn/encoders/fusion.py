@@ -21,13 +21,18 @@ from xattn.types import Size
 
 @dataclass(frozen=True, slots=True)
 class FusionConfig:
-    """Widths: dim of what comes out, conv and vit of the nets' features, text of the class names'."""
+    """Widths: dim of what comes out, conv and vit of the nets' features, text of the class names'.
+
+    num_blocks: transformer blocks in which the regions see each other, of num_heads heads
+    """
 
     dim: int = 256
     conv_width: int = 1280
     vit_width: int = 384
     text_width: int = 384
     num_classes: int = 1000
+    num_blocks: int = 1
+    num_heads: int = 4
     dropout: float = 0.1
 
 
@@ -58,6 +63,12 @@ class Fusion(nn.Module):
         self.vit_map = nn.Linear(config.vit_width, dim)
         self.prior_map = nn.Linear(config.text_width, dim)
         self.region_mlp = residual_mlp(dim, config.dropout)
+        self.blocks = nn.ModuleList(
+            nn.TransformerEncoderLayer(
+                dim, config.num_heads, 2 * dim, config.dropout, "gelu", batch_first=True, norm_first=True
+            )
+            for _ in range(config.num_blocks)
+        )
         self.pool_query = nn.Linear(dim, 1)
         self.global_conv_norm = nn.LayerNorm(config.conv_width)
         self.global_conv_map = nn.Linear(config.conv_width, dim)
@@ -86,6 +97,8 @@ class Fusion(nn.Module):
         named = self.conv_map(self.dropout(self.conv_norm(cells))) + self.prior_map(prior[:, 1:])
         regions = resample @ named + self.vit_map(self.dropout(self.vit_norm(tokens[:, 1:])))
         regions = regions + self.region_mlp(regions)
+        for block in self.blocks:
+            regions = block(regions, src_key_padding_mask=None if mask is None else ~mask)
 
         share = self.pool_query(regions)[..., 0]
         if mask is not None:

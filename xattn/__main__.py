@@ -1,0 +1,5 @@
+"""`python -m xattn` is `xattn`."""
+
+from xattn.cli import main
+
+main()

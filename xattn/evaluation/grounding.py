@@ -1,0 +1,146 @@
+"""Where things are found, and whether a caption is told from one that is subtly wrong."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from itertools import groupby
+
+import numpy as np
+from jaxtyping import Float
+
+from xattn import metrics
+from xattn.evaluation.datasets import Dataset, NamedBox, Record
+from xattn.evaluation.encoding import EncodedPictures
+from xattn.evaluation.measures import Measured, OnProgress, Settings
+from xattn.evaluation.scoring import encode_texts, own_scores
+from xattn.model import XAttnModel
+from xattn.types import Grounding, Phrase
+
+Boxes = Float[np.ndarray, "n 4"]
+
+MODEL, CENTER, RANDOM, LARGEST = "model", "picture centre", "random place", "largest region"
+POINTING, ENERGY, BOX = "pointing game", "energy in box", "box accuracy at IoU 0.5"
+CENTER_BOX = np.array([0.25, 0.25, 0.75, 0.75])
+WHOLE_PICTURE = np.array([0.0, 0.0, 1.0, 1.0])
+
+
+def measure_grounding(
+    model: XAttnModel, encoded: EncodedPictures, dataset: Dataset, settings: Settings, progress: OnProgress
+) -> Iterator[Measured]:
+    """Category names and free phrases, each asked of every picture that has a box for it.
+
+    The prompt is the name itself; one case is one name in one picture, and any of its boxes is right.
+    Beside the model stand answers that know nothing of the prompt:
+    - picture centre: points there, with a map and a box of half the picture's width and height;
+    - random place: a map without any preference, whose box is the whole picture;
+    - largest region: the largest box known of the picture, whatever it is called; points at its centre.
+    """
+    kinds = (("categories", _categories), ("phrases", _phrases))
+    for kind, named in kinds:
+        wanted = [
+            (i, boxes) for i, record in enumerate(dataset.records) if (boxes := _by_name(named(record)))
+        ]
+        if not wanted:
+            continue
+        names = sorted({name for _, boxes in wanted for name in boxes})
+        vectors = encode_texts(model, names)
+        row = {name: i for i, name in enumerate(names)}
+        cases: dict[tuple[str, str], list[float]] = {}
+        pictures: list[int] = []
+        for done, (picture, boxes) in enumerate(wanted, 1):
+            asked = [Phrase(name, 0, len(name), "whole") for name in boxes]
+            embeddings = vectors[[row[name] for name in boxes]]
+            # On a picture of size 1 by 1, pixels are fractions.
+            grid = encoded.grids([picture])
+            groundings = model.ground_regions(grid, asked, [(1, 1)], embeddings)[0]
+            largest = _largest(dataset.records[picture])
+            for grounding, right in zip(groundings, boxes.values(), strict=True):
+                for key, value in _judge(grounding, right, largest, settings).items():
+                    cases.setdefault(key, []).append(value)
+                pictures.append(picture)
+            progress(f"grounding {kind}", done, len(wanted))
+        for (measure, subject), values in cases.items():
+            yield Measured(
+                f"grounding: {kind}",
+                measure,
+                subject,
+                np.array(values, float),
+                np.array(pictures),
+                reference=CENTER if subject == MODEL else None,
+                is_baseline=subject != MODEL,
+            )
+
+
+def _categories(record: Record) -> Iterable[NamedBox]:
+    return record.boxes
+
+
+def _phrases(record: Record) -> Iterable[NamedBox]:
+    return record.phrases
+
+
+def _by_name(boxes: Iterable[NamedBox]) -> dict[str, Boxes]:
+    grouped: dict[str, list[tuple[float, float, float, float]]] = {}
+    for name, box in boxes:
+        grouped.setdefault(name, []).append(box)
+    return {name: np.array(found) for name, found in grouped.items()}
+
+
+def _largest(record: Record) -> Float[np.ndarray, " 4"]:
+    return np.array(
+        max(
+            (named.box for named in (*record.boxes, *record.phrases)),
+            key=lambda box: (box[2] - box[0]) * (box[3] - box[1]),
+        )
+    )
+
+
+def _judge(
+    grounding: Grounding, right: Boxes, largest: Float[np.ndarray, " 4"], settings: Settings
+) -> dict[tuple[str, str], float]:
+    """(measure, who answered) → what the answer is worth."""
+    found = np.array([scored.box for scored in grounding.boxes], float).reshape(-1, 4)
+    share = metrics.area_share(right)
+
+    def points(box: Float[np.ndarray, " 4"]) -> float:
+        center = (float(box[0] + box[2]) / 2, float(box[1] + box[3]) / 2)
+        return float(metrics.point_in_boxes(center, right, settings.pointing_tolerance))
+
+    return {
+        (POINTING, MODEL): metrics.pointing_game(grounding.weights, right, settings.pointing_tolerance),
+        (POINTING, CENTER): points(CENTER_BOX),
+        (POINTING, RANDOM): share,
+        (POINTING, LARGEST): points(largest),
+        (ENERGY, MODEL): metrics.energy_in_box(grounding.weights, right),
+        (ENERGY, CENTER): metrics.share_of_box(CENTER_BOX, right),
+        (ENERGY, RANDOM): share,
+        (ENERGY, LARGEST): metrics.share_of_box(largest, right),
+        (BOX, MODEL): metrics.box_accuracy(found, right),
+        (BOX, CENTER): metrics.box_accuracy(CENTER_BOX[None], right),
+        (BOX, RANDOM): metrics.box_accuracy(WHOLE_PICTURE[None], right),
+        (BOX, LARGEST): metrics.box_accuracy(largest[None], right),
+    }
+
+
+def measure_hard_negatives(
+    model: XAttnModel, encoded: EncodedPictures, dataset: Dataset
+) -> Iterator[Measured]:
+    """How often the true caption scores higher than the wrong one; equal scores are a failure."""
+    row = {record.id: i for i, record in enumerate(dataset.records)}
+    negatives = sorted(dataset.hard_negatives, key=lambda negative: row[negative.record_id])
+    if not negatives:
+        return
+    pictures = np.array([row[negative.record_id] for negative in negatives], np.intp)
+    captions = [text for negative in negatives for text in (negative.positive, negative.negative)]
+    scores = own_scores(model, encoded, encode_texts(model, captions), pictures.repeat(2)).combined
+    right = (scores[0::2] > scores[1::2]).astype(float)
+
+    by_kind = sorted(range(len(negatives)), key=lambda i: (negatives[i].set, negatives[i].kind))
+    for name, of_set in groupby(by_kind, key=lambda i: negatives[i].set):
+        members = list(of_set)
+        yield Measured(
+            "hard negatives", f"{name}: accuracy", "all kinds", right[members], pictures[members]
+        )
+        for kind, of_kind in groupby(members, key=lambda i: negatives[i].kind):
+            cases = list(of_kind)
+            yield Measured("hard negatives", f"{name}: accuracy", kind, right[cases], pictures[cases])
