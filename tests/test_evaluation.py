@@ -15,8 +15,19 @@ from PIL import Image
 from rich.console import Console
 
 from xattn.errors import DataError
-from xattn.evaluation import Dataset, HardNegative, NamedBox, Record, Report, Settings, evaluate, load_dataset
-from xattn.evaluation import encoding, scoring
+from xattn.evaluation import (
+    Dataset,
+    HardNegative,
+    NamedBox,
+    Record,
+    Report,
+    Settings,
+    Statement,
+    encoding,
+    evaluate,
+    load_dataset,
+    scoring,
+)
 from xattn.evaluation.encoding import EncodedPictures
 from xattn.metrics import retrieval_ranks
 from xattn.model import XAttnModel
@@ -114,8 +125,10 @@ def test_grounding_and_its_baselines(model: XAttnModel, painted: Dataset) -> Non
     assert value(report, group, "energy in box", "model") > 0.9
     assert value(report, group, "energy in box", "random place") == pytest.approx(1 / 35)
     assert value(report, group, "energy in box", "largest region") == pytest.approx(1 / 35)
-    # The green cell lies in the central quarter, which is 35/4 cells; the others are outside.
-    assert value(report, group, "energy in box", "picture centre") == pytest.approx(4 / 35 / 3)
+    # The green cell lies in the central quarter of the picture, the red one's corner too, the blue one not.
+    red_corner = (3 / 4 - 5 / 7) * (2 / 5 - 1 / 4)
+    expected = (1 / 35 + red_corner) / (1 / 4) / 3
+    assert value(report, group, "energy in box", "picture centre") == pytest.approx(expected)
     assert value(report, group, "box accuracy at IoU 0.5", "model") == 1
     assert value(report, group, "box accuracy at IoU 0.5", "random place") == 0
     gain = report.figure(group, "pointing game", "model").gain
@@ -147,12 +160,30 @@ def test_hard_negatives_by_set_and_kind(model: XAttnModel, painted: Dataset) -> 
         if figure.group == "hard negatives"
     }
     assert found == {
-        ("other: accuracy", "all kinds"): (1, 1),
-        ("other: accuracy", "color"): (1, 1),
-        ("swap: accuracy", "all kinds"): (pytest.approx(1 / 3), 3),
-        ("swap: accuracy", "color"): (1 / 2, 2),
-        ("swap: accuracy", "nothing"): (0, 1),
+        ("other, right of two", "all kinds"): (1, 1),
+        ("other, right of two", "color"): (1, 1),
+        ("swap, right of two", "all kinds"): (pytest.approx(1 / 3), 3),
+        ("swap, right of two", "color"): (1 / 2, 2),
+        ("swap, right of two", "nothing"): (0, 1),
     }
+
+
+def test_statements(model: XAttnModel, painted: Dataset) -> None:
+    statements = (
+        Statement("blue", "vsr", "is", "a blue square", True),
+        Statement("red", "vsr", "is", "a red square", True),
+        Statement("red", "vsr", "is", "a blue square", False),
+        Statement("red", "vsr", "near", "a red square", False),
+    )
+    grids = model.encode_images([Image.open(record.image).convert("RGB") for record in painted.records])
+    score = model.score(grids, ["a blue square", "a red square"])
+    threshold = float(score[0].mean().sigmoid())  # between the two, for the red picture
+    assert score[2, 0].sigmoid() > threshold
+    settings = Settings(threshold=threshold, num_resamples=50)
+    report = evaluate(model, Dataset("d", None, painted.records, (), statements), settings=settings)
+    assert value(report, "hard negatives", "vsr, true or false", "all kinds") == 3 / 4
+    assert value(report, "hard negatives", "vsr, true or false", "is") == 1
+    assert value(report, "hard negatives", "vsr, true or false", "near") == 0
 
 
 def test_match_probability(model: XAttnModel, painted: Dataset) -> None:
@@ -187,6 +218,25 @@ def test_the_first_stage_can_lose_a_picture(model: XAttnModel, painted: Dataset)
         assert value(report, "text → image", f"recall@{k}", "two-stage") == first
 
 
+def test_the_next_candidate_takes_the_place_of_a_picture_taken_out(
+    model: XAttnModel, painted: Dataset
+) -> None:
+    settings = Settings(candidates=1, threshold=1e-9, num_resamples=50)  # which any picture passes
+    report = evaluate(model, painted, settings=settings)
+    assert value(report, "nothing matched", "recall", "probability < 1e-09") == 0
+
+
+def test_calibration_on_own_and_random_pictures(model: XAttnModel, painted: Dataset) -> None:
+    two = Dataset("two", None, painted.records[:2])  # where the random other picture is the other one
+    grids = model.encode_images([Image.open(record.image).convert("RGB") for record in two.records])
+    probabilities = model.score(grids, ["a red square", "a green square"]).sigmoid().numpy().round(3)
+    assert probabilities[0, 0] == probabilities[1, 1] != probabilities[0, 1] == probabilities[1, 0]
+    report = evaluate(model, two, settings=FAST)
+    found = value(report, "match probability", "calibration error", "own and random pictures")
+    expected = (abs(1 - probabilities[0, 0]) + probabilities[0, 1]) / 2
+    assert found == pytest.approx(expected, abs=2e-3)
+
+
 def test_two_models(model: XAttnModel, painted: Dataset) -> None:
     blind = color_model("blind")
     with torch.no_grad():
@@ -218,12 +268,15 @@ def test_measures_what_there_is(model: XAttnModel, painted: Dataset, keep: set[s
         model, Dataset("d", None, tuple(map(only, painted.records)), negatives), settings=FAST
     )
     groups = {figure.group for figure in report.figures}
-    assert groups == {
-        "captions": {"text → image", "image → text", "match probability", "nothing matched"},
-        "boxes": {"grounding: categories"},
-        "phrases": {"grounding: phrases"},
-        "hard_negatives": {"hard negatives"},
-    }[min(keep)]
+    assert (
+        groups
+        == {
+            "captions": {"text → image", "image → text", "match probability", "nothing matched"},
+            "boxes": {"grounding: categories"},
+            "phrases": {"grounding: phrases"},
+            "hard_negatives": {"hard negatives"},
+        }[min(keep)]
+    )
 
 
 def test_one_picture_alone(model: XAttnModel, painted: Dataset) -> None:
@@ -294,7 +347,7 @@ def _numbers(value: Any) -> list[float]:
 
 def test_scores_are_those_of_the_model(model: XAttnModel, many: Dataset) -> None:
     texts = scoring.encode_texts(model, ["red", "a green thing", "blue and pink", "nothing"])
-    with EncodedPictures(model, [record.image for record in many.records]) as encoded:
+    with torch.no_grad(), EncodedPictures(model, [record.image for record in many.records]) as encoded:
         grids = encoded.grids(range(20))
         found = scoring.score_pairs(model, grids, texts)
         expected = model.score(grids, texts).numpy()
@@ -334,9 +387,11 @@ def test_grids_come_back_as_encoded(model: XAttnModel, many: Dataset) -> None:
 
 def test_progress(model: XAttnModel, painted: Dataset) -> None:
     seen: dict[str, list[tuple[int, int]]] = {}
-    evaluate(
-        model, painted, settings=FAST, progress=lambda what, *counts: seen.setdefault(what, []).append(counts)
-    )
+
+    def watch(what: str, done: int, total: int) -> None:
+        seen.setdefault(what, []).append((done, total))
+
+    evaluate(model, painted, settings=FAST, progress=watch)
     assert set(seen) == {
         "encoding pictures with colors",
         "scoring captions",
@@ -350,7 +405,9 @@ def test_progress(model: XAttnModel, painted: Dataset) -> None:
 
 
 def test_report_as_json_and_tables(model: XAttnModel, many: Dataset) -> None:
-    report = evaluate(model, many, other=color_model("twin"), settings=Settings(threshold=0, num_resamples=50))
+    report = evaluate(
+        model, many, other=color_model("twin"), settings=Settings(threshold=0, num_resamples=50)
+    )
     content = json.loads(report.to_json(), parse_constant=pytest.fail)
     assert content["model"] == {"name": "colors", "fingerprint": model.fingerprint}
     assert content["other"]["name"] == "twin"
@@ -377,7 +434,7 @@ def test_figures_of_few_cases_are_in_the_json_only(model: XAttnModel, painted: D
     report = evaluate(model, painted, settings=FAST)
     assert "Not shown:" in report.markdown()
     assert "swap" not in report.markdown()
-    assert "swap: accuracy" in report.to_json()
+    assert "swap, right of two" in report.to_json()
     with pytest.raises(KeyError, match="recall@1"):
         report.figure("text → image", "recall@3", "two-stage")
 
@@ -399,16 +456,19 @@ def test_records(tmp_path: Path) -> None:
         {"name": "cat", "box": [-0.1, 0.2, 0.5, 1.2]},
         {"name": "cat", "box": [0.5, 0, 0.5, 1]},  # no area
     ]
+    captions = ["a cat ", "a cat", "", "two"]
     phrase = {"phrase": "the left cat", "box": [0, 0, 0.5, 1], "source": "x", "negatives": []}
     write_lines(
         tmp_path / "records.jsonl",
         [
-            record_line(tmp_path, "1", captions=["a cat ", "a cat", "", "two"], boxes=boxes, phrases=[phrase]),
+            record_line(tmp_path, "1", captions=captions, boxes=boxes, phrases=[phrase]),
             record_line(tmp_path, "2", split="train"),
         ],
     )
     negative = {"id": 1, "set": "s", "kind": "k", "pos": "a cat ", "neg": "a dog"}
-    write_lines(tmp_path / "hard_negatives.jsonl", [negative, {**negative, "id": "2"}])
+    statement = {"id": 1, "set": "vsr", "kind": "on", "caption": "A cat is on it.", "label": 0}
+    doubted = {**negative, "votes": 1}
+    write_lines(tmp_path / "hard_negatives.jsonl", [negative, statement, {**negative, "id": "2"}, doubted])
     dataset = load_dataset(tmp_path, "dev")
     (record,) = dataset.records
     assert (record.id, record.image) == ("1", tmp_path / "images" / "1.png")
@@ -416,6 +476,7 @@ def test_records(tmp_path: Path) -> None:
     assert record.boxes == (NamedBox("cat", (0, 0.2, 0.5, 1)),)
     assert record.phrases == (NamedBox("the left cat", (0, 0, 0.5, 1)),)
     assert dataset.hard_negatives == (HardNegative("1", "s", "k", "a cat", "a dog"),)
+    assert dataset.statements == (Statement("1", "vsr", "on", "A cat is on it.", False),)
     assert len(load_dataset(tmp_path).records) == 2
     assert len(load_dataset(tmp_path).hard_negatives) == 2
 
@@ -426,9 +487,15 @@ def test_records(tmp_path: Path) -> None:
         ("{", r"records\.jsonl:1 cannot be read"),
         ("[]", r"records\.jsonl:1 cannot be read: expected an object, got list"),
         ('{"id": 1, "split": "dev"}', r"records\.jsonl:1: the key 'image' is missing"),
-        ('{"id": 1, "split": "dev", "image": "x", "boxes": [{"name": "a", "box": [1]}]}', r"records\.jsonl:1"),
+        (
+            '{"id": 1, "split": "dev", "image": "x", "boxes": [{"name": "a", "box": [1]}]}',
+            r"records\.jsonl:1",
+        ),
         ('{"id": 1, "split": "dev", "image": "x.png"}', r"1 of 1 pictures .* missing.* x\.png"),
-        ('{"id": 1, "split": "train", "image": "x.png"}', r"no record of the split 'dev'; it has \['train'\]"),
+        (
+            '{"id": 1, "split": "train", "image": "x.png"}',
+            r"no record of .* 'dev'; it has \['train'\]",
+        ),
         ("", "is empty"),
         ('{"id": 1, "split": "dev", "image": "x"}\n{"id": 1, "split": "dev", "image": "y"}', "the same id"),
     ],
@@ -461,14 +528,17 @@ def coco(folder: Path, pictures: str) -> None:
 
 
 @pytest.mark.parametrize("pictures", ["val", "images", "images/val", "annotations", "annotations/images"])
-@pytest.mark.parametrize("given", ["", "annotations", *(f"annotations/{k}_val.json" for k in ("captions", "instances"))])
+@pytest.mark.parametrize(
+    "given", ["", "annotations", *(f"annotations/{k}_val.json" for k in ("captions", "instances"))]
+)
 def test_coco(tmp_path: Path, pictures: str, given: str) -> None:
     coco(tmp_path, pictures)
     path = tmp_path / given
     dataset = load_dataset(path, None if path.is_file() else "val")
     a, b = dataset.records
     assert (a.id, a.image, a.captions) == ("7", tmp_path / pictures / "a.png", ())
-    assert a.boxes == (NamedBox("cat", (0.1, 0.5, pytest.approx(0.6), 0.75)),)
+    assert [named.name for named in a.boxes] == ["cat"]
+    assert a.boxes[0].box == pytest.approx((0.1, 0.5, 0.6, 0.75))
     assert (b.id, b.captions, b.boxes) == ("8", ("one", "two"), ())
 
 

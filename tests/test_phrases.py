@@ -165,6 +165,8 @@ def test_f1_on_captions_held_out() -> None:
         ("a cat sitting on top of a car", ["a cat", "a car"]),
         ("people in front of the left door", ["people", "the left door"]),
         ("a smiling woman", ["a smiling woman"]),
+        ("snow covered hills", ["snow covered hills"]),
+        ("hills covered in snow", ["hills", "snow"]),
         ("a photo of a dog", ["a dog"]),
         ("a photo on a wall", ["a photo", "a wall"]),
         ("she is holding it next to him and a dog", ["a dog"]),

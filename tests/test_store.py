@@ -5,7 +5,10 @@ import os
 import signal
 import sqlite3
 import sys
+from multiprocessing.connection import Connection
+from multiprocessing.context import ForkServerContext
 from pathlib import Path
+from types import FrameType
 
 import numpy as np
 import pytest
@@ -63,7 +66,7 @@ def shards(directory: Path) -> list[str]:
 # --- what is written is read ------------------------------------------------------------------------
 
 
-def test_grids_of_any_shape_coexist_and_survive_reopening(tmp_path):
+def test_grids_of_any_shape_coexist_and_survive_reopening(tmp_path: Path) -> None:
     with_one = Store(tmp_path / "deep" / "index", MODEL)
     fill(with_one, range(6))
     assert check(with_one) == [0, 1, 2, 3, 4, 5]
@@ -71,7 +74,7 @@ def test_grids_of_any_shape_coexist_and_survive_reopening(tmp_path):
     assert check(Store(tmp_path / "deep" / "index", MODEL)) == [0, 1, 2, 3, 4, 5]
 
 
-def test_shards_are_plain_npy_files(tmp_path):
+def test_shards_are_plain_npy_files(tmp_path: Path) -> None:
     store = Store(tmp_path, MODEL)
     fill(store, [0])
     fill(store, [1])
@@ -80,7 +83,7 @@ def test_shards_are_plain_npy_files(tmp_path):
     np.testing.assert_array_equal(array, np.concatenate([content(0).regions, content(1).regions]))
 
 
-def test_a_shard_that_is_full_is_followed_by_another(tmp_path):
+def test_a_shard_that_is_full_is_followed_by_another(tmp_path: Path) -> None:
     store = Store(tmp_path, MODEL, rows_per_shard=50)
     fill(store, [0, 1, 2])  # 35 + 12 rows, then 9 more
     fill(store, [4])
@@ -88,14 +91,14 @@ def test_a_shard_that_is_full_is_followed_by_another(tmp_path):
     assert check(store) == [0, 1, 2, 4]
 
 
-def test_a_picture_larger_than_a_shard_gets_its_own(tmp_path):
+def test_a_picture_larger_than_a_shard_gets_its_own(tmp_path: Path) -> None:
     store = Store(tmp_path, MODEL, rows_per_shard=10)
     fill(store, [0, 1])
     assert store.catalogue.shards() == {1: 35, 2: 12}
     assert check(store) == [0, 1]
 
 
-def test_unknown_ids_are_left_out(tmp_path):
+def test_unknown_ids_are_left_out(tmp_path: Path) -> None:
     store = Store(tmp_path, MODEL)
     fill(store, [3, 1])
     contents, grid = store.read([99, 2, 1, -5])
@@ -106,7 +109,7 @@ def test_unknown_ids_are_left_out(tmp_path):
     assert len(grid) == 0
 
 
-def test_a_reader_sees_what_another_connection_appends_to_a_mapped_shard(tmp_path):
+def test_a_reader_sees_what_another_connection_appends_to_a_mapped_shard(tmp_path: Path) -> None:
     reader, writer = Store(tmp_path, MODEL), Store(tmp_path, MODEL)
     fill(writer, [0])
     assert reader.catalogue.changed_elsewhere()
@@ -120,7 +123,7 @@ def test_a_reader_sees_what_another_connection_appends_to_a_mapped_shard(tmp_pat
 # --- files ------------------------------------------------------------------------------------------
 
 
-def test_one_content_may_have_many_files_and_ids_are_never_reused(tmp_path):
+def test_one_content_may_have_many_files_and_ids_are_never_reused(tmp_path: Path) -> None:
     store = Store(tmp_path, MODEL)
     with store.writing():
         store.write([content(1)], [file(1), file(1, "copy")])
@@ -136,7 +139,7 @@ def test_one_content_may_have_many_files_and_ids_are_never_reused(tmp_path):
     assert store.catalogue.content_ids().tolist() == [2]
 
 
-def test_a_moved_file_keeps_its_id_and_replaces_what_was_there(tmp_path):
+def test_a_moved_file_keeps_its_id_and_replaces_what_was_there(tmp_path: Path) -> None:
     store = Store(tmp_path, MODEL)
     fill(store, [1, 2])
     with store.writing():
@@ -144,8 +147,8 @@ def test_a_moved_file_keeps_its_id_and_replaces_what_was_there(tmp_path):
     assert store.catalogue.pictures_of([1, 2]) == [(1, Path("/photos/2.jpg"), 1)]
 
 
-@pytest.mark.parametrize("name", ["it's", 'quo"te', "漢字 ö", "new\nline", os.fsdecode(b"\xff\xfe"), "100%_"])
-def test_any_name_a_file_system_allows(tmp_path, name):
+@pytest.mark.parametrize("name", ["it's", 'quo"te', "漢字 ö", "new\nline", "100%_", os.fsdecode(b"\xff")])
+def test_any_name_a_file_system_allows(tmp_path: Path, name: str) -> None:
     store = Store(tmp_path, MODEL)
     new = file(1, name)
     with store.writing():
@@ -155,7 +158,7 @@ def test_any_name_a_file_system_allows(tmp_path, name):
     assert store.catalogue.paths_at(new.path) == [new.path]
 
 
-def test_paths_below_a_folder_are_not_those_of_its_namesakes(tmp_path):
+def test_paths_below_a_folder_are_not_those_of_its_namesakes(tmp_path: Path) -> None:
     store = Store(tmp_path, MODEL)
     names = ["/a/b/1", "/a/b/c/2", "/a/b-/3", "/a/b0/4", "/a/bb", "/a/b"]
     with store.writing():
@@ -170,7 +173,7 @@ def test_paths_below_a_folder_are_not_those_of_its_namesakes(tmp_path):
 # --- reclaiming -------------------------------------------------------------------------------------
 
 
-def test_a_shard_is_compacted_only_when_more_than_half_of_it_is_dead(tmp_path):
+def test_a_shard_is_compacted_only_when_more_than_half_of_it_is_dead(tmp_path: Path) -> None:
     store = Store(tmp_path, MODEL)
     fill(store, [1, 5, 9, 13])  # 12 rows each
     for number, expected in [(1, {1: 48}), (9, {1: 48}), (5, {2: 12})]:
@@ -182,7 +185,7 @@ def test_a_shard_is_compacted_only_when_more_than_half_of_it_is_dead(tmp_path):
     assert shards(tmp_path) == ["regions-00002.npy"]
 
 
-def test_compaction_of_an_old_shard_appends_to_the_newest(tmp_path):
+def test_compaction_of_an_old_shard_appends_to_the_newest(tmp_path: Path) -> None:
     store = Store(tmp_path, MODEL, rows_per_shard=36)
     fill(store, [1, 5, 9, 13])
     reader = Store(tmp_path, MODEL)
@@ -194,7 +197,7 @@ def test_compaction_of_an_old_shard_appends_to_the_newest(tmp_path):
     assert check(store) == check(reader) == [9, 13]
 
 
-def test_an_emptied_index_leaves_no_regions_and_can_be_filled_again(tmp_path):
+def test_an_emptied_index_leaves_no_regions_and_can_be_filled_again(tmp_path: Path) -> None:
     store = Store(tmp_path, MODEL)
     fill(store, [1, 2])
     with store.writing():
@@ -205,7 +208,7 @@ def test_an_emptied_index_leaves_no_regions_and_can_be_filled_again(tmp_path):
     assert check(store) == [3]
 
 
-def test_reclaiming_keeps_content_that_another_file_still_has(tmp_path):
+def test_reclaiming_keeps_content_that_another_file_still_has(tmp_path: Path) -> None:
     store = Store(tmp_path, MODEL)
     with store.writing():
         store.write([content(1)], [file(1), file(1, "copy")])
@@ -217,11 +220,13 @@ def test_reclaiming_keeps_content_that_another_file_still_has(tmp_path):
 # --- crashes ----------------------------------------------------------------------------------------
 
 
-def test_what_fails_between_rows_and_commit_leaves_nothing_but_overwritten_rows(tmp_path, monkeypatch):
+def test_what_fails_between_rows_and_commit_leaves_nothing_but_overwritten_rows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     store = Store(tmp_path, MODEL)
     fill(store, [0])
 
-    def fail(*_):
+    def fail(*_: object) -> None:
         raise OSError("the disk is full")
 
     with monkeypatch.context() as patched:
@@ -236,7 +241,7 @@ def test_what_fails_between_rows_and_commit_leaves_nothing_but_overwritten_rows(
     assert (tmp_path / "regions-00001.npy").stat().st_size == orphaned
 
 
-def test_the_next_writer_deletes_files_that_no_commit_named(tmp_path):
+def test_the_next_writer_deletes_files_that_no_commit_named(tmp_path: Path) -> None:
     store = Store(tmp_path, MODEL)
     fill(store, [0])
     (tmp_path / "regions-00007.npy").write_bytes(b"left behind")
@@ -246,12 +251,12 @@ def test_the_next_writer_deletes_files_that_no_commit_named(tmp_path):
     assert shards(tmp_path) == ["regions-00001.npy", "regions-notes.npy"]
 
 
-def churn(directory: Path, kill_at: int | None, counted=None) -> None:
+def churn(directory: Path, kill_at: int | None, counted: Connection | None = None) -> None:
     """Adds, removes and compacts; kills itself at the given call into or out of the store's functions."""
     calls = 0
     watched = {"store.py", "catalogue.py"}
 
-    def count(frame, event, argument):
+    def count(frame: FrameType, event: str, argument: object) -> None:
         nonlocal calls
         if Path(frame.f_code.co_filename).name in watched:
             calls += 1
@@ -273,13 +278,15 @@ def churn(directory: Path, kill_at: int | None, counted=None) -> None:
 
 
 @pytest.fixture(scope="module")
-def processes():
+def processes() -> ForkServerContext:
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["xattn.engine", "pytest"])
     return context
 
 
-def test_killed_at_any_call_the_index_opens_answers_and_goes_on(tmp_path, processes):
+def test_killed_at_any_call_the_index_opens_answers_and_goes_on(
+    tmp_path: Path, processes: ForkServerContext
+) -> None:
     receiver, sender = processes.Pipe(duplex=False)
     whole = processes.Process(target=churn, args=(tmp_path / "whole", None, sender))
     whole.start()
@@ -310,13 +317,15 @@ def test_killed_at_any_call_the_index_opens_answers_and_goes_on(tmp_path, proces
 # --- one writer -------------------------------------------------------------------------------------
 
 
-def hold(directory: Path, connection) -> None:
+def hold(directory: Path, connection: Connection) -> None:
     with Store(directory, MODEL).writing():
         connection.send("writing")
         connection.recv()
 
 
-def test_a_second_writer_is_told_so_and_readers_are_not_disturbed(tmp_path, processes):
+def test_a_second_writer_is_told_so_and_readers_are_not_disturbed(
+    tmp_path: Path, processes: ForkServerContext
+) -> None:
     store = Store(tmp_path, MODEL)
     fill(store, [0])
     ours, theirs = processes.Pipe()
@@ -332,7 +341,7 @@ def test_a_second_writer_is_told_so_and_readers_are_not_disturbed(tmp_path, proc
     assert check(store) == [0, 1]
 
 
-def test_a_second_writer_in_the_same_process_is_refused_too(tmp_path):
+def test_a_second_writer_in_the_same_process_is_refused_too(tmp_path: Path) -> None:
     store = Store(tmp_path, MODEL)
     with store.writing():
         with pytest.raises(IndexBusy), Store(tmp_path, MODEL).writing():
@@ -345,7 +354,7 @@ def test_a_second_writer_in_the_same_process_is_refused_too(tmp_path):
 # --- what is refused --------------------------------------------------------------------------------
 
 
-def test_another_model_is_refused_with_both_names_and_the_way_out(tmp_path):
+def test_another_model_is_refused_with_both_names_and_the_way_out(tmp_path: Path) -> None:
     fill(Store(tmp_path, MODEL), [0])
     other = MODEL._replace(fingerprint="fedcba9876543210", name="sculptor")
     with pytest.raises(IndexMismatch) as caught:
@@ -355,7 +364,7 @@ def test_another_model_is_refused_with_both_names_and_the_way_out(tmp_path):
     assert check(Store(tmp_path, MODEL._replace(name="renamed"))) == [0]
 
 
-def test_a_newer_format_is_refused(tmp_path):
+def test_a_newer_format_is_refused(tmp_path: Path) -> None:
     Store(tmp_path, MODEL).close()
     with sqlite3.connect(tmp_path / CATALOGUE) as db:
         db.execute("PRAGMA user_version = 99")
@@ -363,20 +372,20 @@ def test_a_newer_format_is_refused(tmp_path):
         Store(tmp_path, MODEL)
 
 
-def test_a_directory_of_something_else_is_refused_and_left_alone(tmp_path):
+def test_a_directory_of_something_else_is_refused_and_left_alone(tmp_path: Path) -> None:
     (tmp_path / "thesis.tex").touch()
     with pytest.raises(StoreError, match=r"not an index.*'thesis\.tex'"):
         Store(tmp_path, MODEL)
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
 
 
-def test_a_file_instead_of_a_directory_is_refused(tmp_path):
+def test_a_file_instead_of_a_directory_is_refused(tmp_path: Path) -> None:
     (tmp_path / "index").touch()
     with pytest.raises(StoreError, match="cannot be used as index directory"):
         Store(tmp_path / "index", MODEL)
 
 
-def test_a_database_of_something_else_is_refused_and_left_alone(tmp_path):
+def test_a_database_of_something_else_is_refused_and_left_alone(tmp_path: Path) -> None:
     with sqlite3.connect(tmp_path / CATALOGUE) as db:
         db.execute("CREATE TABLE bookmarks (url TEXT)")
     before = (tmp_path / CATALOGUE).read_bytes()
@@ -385,13 +394,13 @@ def test_a_database_of_something_else_is_refused_and_left_alone(tmp_path):
     assert (tmp_path / CATALOGUE).read_bytes() == before
 
 
-def test_an_empty_catalogue_is_a_new_index(tmp_path):
+def test_an_empty_catalogue_is_a_new_index(tmp_path: Path) -> None:
     (tmp_path / CATALOGUE).touch()  # killed before its first commit
     fill(Store(tmp_path, MODEL), [0])
     assert check(Store(tmp_path, MODEL)) == [0]
 
 
-def test_lost_and_damaged_catalogues_are_reported_with_the_way_out(tmp_path):
+def test_lost_and_damaged_catalogues_are_reported_with_the_way_out(tmp_path: Path) -> None:
     fill(Store(tmp_path, MODEL), [0])
     whole = (tmp_path / CATALOGUE).read_bytes()
     (tmp_path / CATALOGUE).write_bytes(b"not a database" * 500)
@@ -405,7 +414,7 @@ def test_lost_and_damaged_catalogues_are_reported_with_the_way_out(tmp_path):
         Store(tmp_path, MODEL)
 
 
-def test_a_missing_or_short_shard_is_named(tmp_path):
+def test_a_missing_or_short_shard_is_named(tmp_path: Path) -> None:
     fill(Store(tmp_path, MODEL), [0])
     shard = tmp_path / "regions-00001.npy"
     with shard.open("r+b") as opened:
@@ -417,7 +426,7 @@ def test_a_missing_or_short_shard_is_named(tmp_path):
         Store(tmp_path, MODEL)
 
 
-def test_a_closed_store_says_so(tmp_path):
+def test_a_closed_store_says_so(tmp_path: Path) -> None:
     store = Store(tmp_path, MODEL)
     store.close()
     with pytest.raises(StoreError, match="closed"):

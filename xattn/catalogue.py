@@ -171,9 +171,9 @@ class Catalogue:
         if stored.fingerprint != given.fingerprint:
             directory = self.path.parent
             raise IndexMismatch(
-                f"{directory} was indexed with model {stored.name!r} ({stored.fingerprint[:12]}), but opened "
-                f"with {given.name!r} ({given.fingerprint[:12]}). The features of different models cannot be "
-                "compared. Open it with the model it was made with, index into another "
+                f"{directory} was indexed with model {stored.name!r} ({stored.fingerprint[:12]}), but "
+                f"opened with {given.name!r} ({given.fingerprint[:12]}). The features of different models "
+                "cannot be compared. Open it with the model it was made with, index into another "
                 f"directory, or delete {directory} and index again."
             )
         return stored

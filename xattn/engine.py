@@ -122,14 +122,16 @@ class Engine:
         *,
         progress: Callable[[Progress], None] | None = None,
         batch_size: int = 8,
+        max_pixels: int = images.MAX_PIXELS,
     ) -> AddReport:
         """Brings the index in step with picture files and folders (with all folders below them).
 
         New pictures are encoded; unchanged files are not read; moved files keep their vectors; files
-        that vanished from a given folder are removed. A file that cannot be indexed is reported with the
-        reason, never raised. Progress is committed every few seconds: an interrupted run loses at most
-        that, and a second run goes on from there. `progress` is called on this thread.
-        Raises IndexBusy if another process is writing.
+        that vanished from a given folder are removed. A file that cannot be indexed, such as one of more
+        than `max_pixels` pixels, is reported with the reason. Work is committed every few seconds: an
+        interrupted run loses at most that, and the next goes on from there.
+        `progress` is called on this thread, once for each file.
+        Raises IndexBusy if another process is writing, ImageError if one of `paths` does not exist.
         """
         return add_pictures(
             self._store,
@@ -137,6 +139,7 @@ class Engine:
             [_located(path) for path in _as_list(paths)],
             progress=progress,
             batch_size=batch_size,
+            max_pixels=max_pixels,
             committed=self._sync,
         )
 

@@ -13,7 +13,7 @@ import hashlib
 import os
 import time
 from collections import deque
-from collections.abc import Callable, Container, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
@@ -67,16 +67,18 @@ def add_pictures(
     *,
     progress: Callable[[Progress], None] | None,
     batch_size: int,
+    max_pixels: int,
     committed: Callable[[], None],
 ) -> AddReport:
     """Brings the store in step with the files at and below `roots`, which are absolute.
 
     committed: called after every commit. If anything raises, KeyboardInterrupt included, what was
-    committed until then stays. Raises IndexBusy if someone else is writing.
+    committed until then stays. Raises IndexBusy if someone else is writing, ImageError if a root does not
+    exist.
     """
     started = time.monotonic()
     with store.writing():
-        addition = _Addition(store, model, progress, batch_size, committed)
+        addition = _Addition(store, model, progress, batch_size, max_pixels, committed)
         report = addition.run(roots)
     report.seconds = time.monotonic() - started
     return report
@@ -91,12 +93,14 @@ class _Addition:
         model: XAttnModel,
         progress: Callable[[Progress], None] | None,
         batch_size: int,
+        max_pixels: int,
         committed: Callable[[], None],
     ) -> None:
         self._store = store
         self._model = model
         self._progress = progress
         self._batch_size = batch_size
+        self._max_pixels = max_pixels
         self._committed = committed
         self._report = AddReport()
         self._hashes = (
@@ -112,12 +116,12 @@ class _Addition:
         self._total = 0
 
     def run(self, roots: Sequence[Path]) -> AddReport:
-        paths: dict[Path, None] = {}  # ordered, and each once where roots overlap
+        paths: list[Path] = []
         for found in images.scan(roots):
             if isinstance(found, Skipped):
                 self._report.skipped.append(found)
             else:
-                paths[found] = None
+                paths.append(found)
         self._total = len(paths)
         for outcome in self._outcomes(paths):
             self._take(outcome)
@@ -126,12 +130,12 @@ class _Addition:
             if self._commit_is_due():
                 self._commit()
         self._commit()
-        self._forget_vanished(roots, paths)
+        self._forget_vanished(roots, set(paths))
         return self._report
 
     # --- ahead of the encoder -------------------------------------------------------------------------
 
-    def _outcomes(self, paths: Iterable[Path]) -> Iterator[_Outcome]:
+    def _outcomes(self, paths: Sequence[Path]) -> Iterator[_Outcome]:
         """What became of each file, in order."""
         ahead = 2 * self._batch_size + DECODERS
         started: deque[_Outcome | Future[_Outcome]] = deque()
@@ -162,11 +166,13 @@ class _Addition:
             hashed = True
             if content_hash in self._hashes:
                 return _Read(path, state, content_hash)
-            decoded = images.load(path, at_least=self._model.vision.longest_side)
-            frames = self._model.preprocess(decoded.picture)
+            picture, size = images.load(
+                path, at_least=self._model.vision.longest_side, max_pixels=self._max_pixels
+            )
+            frames = self._model.preprocess(picture)
             if FileState.of(path) != state:
                 return _Refused(path, "it changed while it was read; add it again", changed=True)
-            return _Read(path, state, content_hash, frames, decoded.size)
+            return _Read(path, state, content_hash, frames, size)
         except ImageError as error:
             return _Refused(path, error.reason, changed=hashed)
         except OSError as error:
@@ -239,7 +245,7 @@ class _Addition:
             self._committed()
         self._last_commit = time.monotonic()
 
-    def _forget_vanished(self, roots: Sequence[Path], scanned: Container[Path]) -> None:
+    def _forget_vanished(self, roots: Sequence[Path], scanned: set[Path]) -> None:
         """Removes files that are no longer there from folders that are: a folder that is missing as a
         whole may be a drive that is not mounted."""
         folders = [root for root in roots if root.is_dir()]

@@ -205,7 +205,7 @@ class Store:
         self._unlink(self._shard_path(number))
 
     def _append(
-        self, runs: Sequence[Float16[np.ndarray, "R D"]], but_not_to: int | None = None
+        self, runs: Sequence[Float16[np.ndarray, "_R D"]], but_not_to: int | None = None
     ) -> list[tuple[int, int]]:
         """Writes runs of rows and syncs them to disk; returns (shard, first row) of each."""
         shards = self.catalogue.shards()
@@ -213,7 +213,7 @@ class Store:
         if number == but_not_to:
             number = None
         begins: dict[int, int] = {}
-        pending: dict[int, list[Float16[np.ndarray, "R D"]]] = {}
+        pending: dict[int, list[Float16[np.ndarray, "_R D"]]] = {}
         places: list[tuple[int, int]] = []
         for run in runs:
             if number is None or (end and end + len(run) > self._rows_per_shard):

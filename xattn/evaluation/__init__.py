@@ -6,14 +6,14 @@ print(report.markdown())
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import replace
 
 from xattn.errors import DataError
-from xattn.evaluation.datasets import Dataset, HardNegative, NamedBox, Record, load_dataset
+from xattn.evaluation.datasets import Dataset, HardNegative, NamedBox, Record, Statement, load_dataset
 from xattn.evaluation.encoding import EncodedPictures
-from xattn.evaluation.grounding import measure_grounding, measure_hard_negatives
+from xattn.evaluation.grounding import measure_grounding
 from xattn.evaluation.measures import Measured, OnProgress, Settings
+from xattn.evaluation.negatives import measure_hard_negatives
 from xattn.evaluation.report import Figure, ModelName, Report, make_figures
 from xattn.evaluation.search import measure_search
 from xattn.model import XAttnModel
@@ -27,6 +27,7 @@ __all__ = [
     "Record",
     "Report",
     "Settings",
+    "Statement",
     "evaluate",
     "load_dataset",
 ]
@@ -89,7 +90,7 @@ def _measure(
         measured = [
             *measure_search(model, encoded, kept, settings, progress),
             *measure_grounding(model, encoded, kept, settings, progress),
-            *measure_hard_negatives(model, encoded, kept),
+            *measure_hard_negatives(model, encoded, kept, settings),
         ]
         return measured, kept, tuple(encoded.skipped)
 
@@ -97,8 +98,12 @@ def _measure(
 def _only(dataset: Dataset, kept: list[int]) -> Dataset:
     records = tuple(dataset.records[i] for i in kept)
     known = {record.id for record in records}
-    negatives: Iterator[HardNegative] = (n for n in dataset.hard_negatives if n.record_id in known)
-    return replace(dataset, records=records, hard_negatives=tuple(negatives))
+    return replace(
+        dataset,
+        records=records,
+        hard_negatives=tuple(entry for entry in dataset.hard_negatives if entry.record_id in known),
+        statements=tuple(entry for entry in dataset.statements if entry.record_id in known),
+    )
 
 
 def _ignore(what: str, done: int, total: int) -> None:

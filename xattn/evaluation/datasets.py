@@ -58,13 +58,25 @@ class HardNegative:
 
 
 @dataclass(frozen=True, slots=True)
+class Statement:
+    """A caption of a picture that is true of it or not, with no counterpart to compare it with."""
+
+    record_id: str
+    set: str
+    kind: str
+    text: str
+    is_true: bool
+
+
+@dataclass(frozen=True, slots=True)
 class Dataset:
-    """Pictures in a fixed order. Hard negatives name records of this dataset only."""
+    """Pictures in a fixed order. Hard negatives and statements name records of this dataset only."""
 
     name: str
     split: str | None
     records: tuple[Record, ...]
     hard_negatives: tuple[HardNegative, ...] = ()
+    statements: tuple[Statement, ...] = ()
 
 
 def load_dataset(
@@ -147,20 +159,35 @@ def _read_records(folder: Path, split: str | None) -> Dataset:
     known = {record.id for record in records}
     if len(known) < len(records):
         raise DataError(f"{folder / 'records.jsonl'} has several records with the same id.")
-    negatives = [negative for negative in _read_hard_negatives(folder) if negative.record_id in known]
-    return Dataset(folder.resolve().name, split, tuple(records), tuple(negatives))
+    judged = [entry for entry in _read_hard_negatives(folder) if entry.record_id in known]
+    return Dataset(
+        name=folder.resolve().name,
+        split=split,
+        records=tuple(records),
+        hard_negatives=tuple(entry for entry in judged if isinstance(entry, HardNegative)),
+        statements=tuple(entry for entry in judged if isinstance(entry, Statement)),
+    )
 
 
-def _read_hard_negatives(folder: Path) -> Iterator[HardNegative]:
+def _read_hard_negatives(folder: Path) -> Iterator[HardNegative | Statement]:
+    """Lines with `pos` and `neg`, or with `caption` and `label` (1 is true).
+
+    Where `votes` says how many of three people found the `neg` wrong (VALSE), at least two must have.
+    """
     path = folder / "hard_negatives.jsonl"
     if not path.is_file():
         return
     for where, line in _json_lines(path):
         with _reading(where):
-            negative = HardNegative(
-                str(line["id"]), line["set"], line["kind"], line["pos"].strip(), line["neg"].strip()
+            about = (str(line["id"]), str(line["set"]), str(line["kind"]))
+            entry = (
+                Statement(*about, line["caption"].strip(), bool(line["label"]))
+                if "label" in line
+                else HardNegative(*about, line["pos"].strip(), line["neg"].strip())
             )
-        yield negative
+            confirmed = line.get("votes", 3) >= 2
+        if confirmed:
+            yield entry
 
 
 def _json_lines(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
@@ -284,7 +311,7 @@ def _read_folder(folder: Path, split: str | None) -> Dataset:
         records.append(Record(str(found), found, _captions(lines)))
     if not any(record.captions for record in records):
         raise DataError(
-            f"{root} has no captions: expected a file such as dog.txt beside dog.jpg, with a caption on each "
-            f"line; found {len(records)} pictures without one."
+            f"{root} has no captions: expected a file such as dog.txt beside dog.jpg, with a caption on "
+            f"each line; found {len(records)} pictures without one."
         )
     return Dataset(root.resolve().name, split, tuple(records))

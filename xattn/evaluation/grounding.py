@@ -1,9 +1,8 @@
-"""Where things are found, and whether a caption is told from one that is subtly wrong."""
+"""Where things are found, beside where one would point without being told what to find."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from itertools import groupby
 
 import numpy as np
 from jaxtyping import Float
@@ -12,7 +11,7 @@ from xattn import metrics
 from xattn.evaluation.datasets import Dataset, NamedBox, Record
 from xattn.evaluation.encoding import EncodedPictures
 from xattn.evaluation.measures import Measured, OnProgress, Settings
-from xattn.evaluation.scoring import encode_texts, own_scores
+from xattn.evaluation.scoring import encode_texts
 from xattn.model import XAttnModel
 from xattn.types import Grounding, Phrase
 
@@ -120,27 +119,3 @@ def _judge(
         (BOX, RANDOM): metrics.box_accuracy(WHOLE_PICTURE[None], right),
         (BOX, LARGEST): metrics.box_accuracy(largest[None], right),
     }
-
-
-def measure_hard_negatives(
-    model: XAttnModel, encoded: EncodedPictures, dataset: Dataset
-) -> Iterator[Measured]:
-    """How often the true caption scores higher than the wrong one; equal scores are a failure."""
-    row = {record.id: i for i, record in enumerate(dataset.records)}
-    negatives = sorted(dataset.hard_negatives, key=lambda negative: row[negative.record_id])
-    if not negatives:
-        return
-    pictures = np.array([row[negative.record_id] for negative in negatives], np.intp)
-    captions = [text for negative in negatives for text in (negative.positive, negative.negative)]
-    scores = own_scores(model, encoded, encode_texts(model, captions), pictures.repeat(2)).combined
-    right = (scores[0::2] > scores[1::2]).astype(float)
-
-    by_kind = sorted(range(len(negatives)), key=lambda i: (negatives[i].set, negatives[i].kind))
-    for name, of_set in groupby(by_kind, key=lambda i: negatives[i].set):
-        members = list(of_set)
-        yield Measured(
-            "hard negatives", f"{name}: accuracy", "all kinds", right[members], pictures[members]
-        )
-        for kind, of_kind in groupby(members, key=lambda i: negatives[i].kind):
-            cases = list(of_kind)
-            yield Measured("hard negatives", f"{name}: accuracy", kind, right[cases], pictures[cases])

@@ -25,9 +25,9 @@ ROUNDING = 1e-6
 class Scores(NamedTuple):
     """pooled: cosines of stage 1; attention: cosines of the cross-attention; combined: `model.score`."""
 
-    pooled: Float[np.ndarray, "..."]
-    attention: Float[np.ndarray, "..."]
-    combined: Float[np.ndarray, "..."]
+    pooled: Float[np.ndarray, ...]
+    attention: Float[np.ndarray, ...]
+    combined: Float[np.ndarray, ...]
 
 
 def encode_texts(model: XAttnModel, texts: Sequence[str]) -> Float[Tensor, "N D"]:

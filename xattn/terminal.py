@@ -1,0 +1,216 @@
+"""What the command line prints: progress, reports, results as text for people, as lines, as JSON.
+
+Results go to standard output, everything else to standard error.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+import unicodedata
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+
+if TYPE_CHECKING:
+    import numpy as np
+    from jaxtyping import Float
+
+    from xattn.engine import IndexInfo
+    from xattn.types import AddReport, Grounding, Hit
+
+LINE_SECONDS = 10.0
+"""Where no bar can be drawn, a line tells the progress about this often."""
+
+out = Console(highlight=False, emoji=False, markup=False, soft_wrap=True)
+err = Console(highlight=False, emoji=False, markup=False, soft_wrap=True, stderr=True)
+
+
+def is_interactive() -> bool:
+    """Whether a person reads the results, rather than a pipe or a file."""
+    return sys.stdout.isatty()
+
+
+def plain(value: object) -> str:
+    """A text that cannot steer the terminal: names of files may hold any character."""
+    return "".join("\ufffd" if unicodedata.category(c) in ("Cc", "Cs") else c for c in str(value))
+
+
+class Bar:
+    """Progress on standard error: a bar at a terminal, else a line every few seconds.
+
+    A context manager; `update` may name one task after another.
+    """
+
+    def __init__(self, task: str, unit: str = "") -> None:
+        from rich import progress
+
+        self._task = task
+        self._unit = f" {unit}" if unit else ""
+        self._started = self._last_line = time.monotonic()
+        self._bar = progress.Progress(
+            progress.TextColumn("{task.description}"),
+            progress.BarColumn(),
+            progress.MofNCompleteColumn(),
+            progress.TextColumn("{task.fields[rate]}"),
+            progress.TimeRemainingColumn(),
+            console=err,
+            transient=True,
+            disable=not err.is_terminal,
+        )
+        self._id = self._bar.add_task(task, total=None, rate="")
+
+    def __enter__(self) -> Bar:
+        self._bar.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._bar.stop()
+
+    def update(self, task: str, done: int, total: int) -> None:
+        if task != self._task:
+            self._task, self._started = task, time.monotonic()
+            self._bar.reset(self._id, description=task)
+        speed = self._bar.tasks[0].speed
+        rate = f"{speed:.1f}{self._unit}/s" if speed else ""
+        self._bar.update(self._id, completed=done, total=total, rate=rate)
+        now = time.monotonic()
+        if self._bar.disable and now - self._last_line >= LINE_SECONDS:
+            self._last_line = now
+            rate_so_far = done / (now - self._started)
+            left = time.strftime("%H:%M:%S", time.gmtime((total - done) / rate_so_far))
+            err.print(f"{task}: {done} of {total}, {rate_so_far:.1f}{self._unit}/s, {left} left")
+
+
+# --- for people -----------------------------------------------------------------------------------------
+
+
+def print_report(report: AddReport, num_pictures: int, index_dir: Path) -> None:
+    """What `Engine.add` did: each skipped file with its reason, then the sums."""
+    for skipped in report.skipped:
+        out.print(f"skipped {plain(skipped.path)}: {plain(skipped.reason)}")
+    kinds = ("added", "updated", "moved", "removed", "unchanged", "skipped")
+    counts = ", ".join(f"{len(getattr(report, kind))} {kind}" for kind in kinds if getattr(report, kind))
+    out.print(f"{counts or 'no pictures found'}, in {report.seconds:.1f} s")
+    out.print(f"{num_pictures} pictures can be found in the index at {plain(index_dir)}")
+
+
+def print_hits(hits: Sequence[Hit]) -> None:
+    """Two lines a hit: how probably it matches and its path; the same of each phrase."""
+    from rich.text import Text
+
+    for hit in hits:
+        line = Text(f"{hit.rank:>3}  ").append(f"{hit.probability:>5.0%}", style="bold")
+        out.print(line.append(f"  {plain(hit.path)}"))
+        if hit.phrases:
+            parts = (f"{plain(part.phrase.text)} {part.probability:.0%}" for part in hit.phrases)
+            out.print(Text(f"{'':12}{', '.join(parts)}", style="dim"))
+
+
+def print_groundings(groundings: Sequence[Grounding]) -> None:
+    from rich.table import Table
+
+    table = Table("phrase", "match", "score", "nowhere", "boxes (x1, y1, x2, y2)", box=None, pad_edge=False)
+    for column in table.columns[1:4]:
+        column.justify = "right"
+    for g in groundings:
+        boxes = "\n".join(f"{_corners(i, g)}  {box.weight:.0%}" for i, box in enumerate(g.boxes))
+        cells = (plain(g.phrase.text), f"{g.probability:.0%}", f"{g.score:.2f}", f"{g.null_weight:.0%}")
+        table.add_row(*cells, boxes or "-")
+    out.print(table, soft_wrap=False)
+
+
+def print_info(info: IndexInfo) -> None:
+    rows = {
+        "index": info.index_dir,
+        "pictures": info.num_pictures,
+        "regions": f"{info.num_regions} of width {info.dim}",
+        "size on disk": f"{info.num_bytes / 1e6:.1f} MB",
+        "model": f"{info.model_name} ({info.fingerprint[:12]})",
+        "format": info.format_version,
+    }
+    for name, value in rows.items():
+        out.print(f"{name + ':':<14}{plain(value)}")
+
+
+# --- for programs ---------------------------------------------------------------------------------------
+
+
+def print_lines(rows: Iterable[Sequence[object]]) -> None:
+    """Tabs between the fields. Paths are printed exactly as the file system has them."""
+    for row in rows:
+        sys.stdout.write("\t".join(map(str, row)) + "\n")
+
+
+def hit_fields(hit: Hit) -> Sequence[object]:
+    return hit.rank, f"{hit.probability:.4f}", f"{hit.score:.4f}", hit.path
+
+
+def grounding_fields(grounding: Grounding) -> Sequence[object]:
+    box = _corners(0, grounding) if grounding.boxes else ""
+    return grounding.phrase.text, f"{grounding.probability:.4f}", f"{grounding.score:.4f}", box
+
+
+def print_json(content: dict[str, Any]) -> None:
+    """One line of ASCII, so that no encoding of the output can garble it."""
+    sys.stdout.write(json.dumps(content, allow_nan=False) + "\n")
+
+
+def hit_record(hit: Hit) -> dict[str, Any]:
+    return {
+        "rank": hit.rank,
+        "path": os.fspath(hit.path),
+        "height": hit.size[0],
+        "width": hit.size[1],
+        "score": hit.score,
+        "probability": hit.probability,
+        "whole": grounding_record(hit.whole),
+        "phrases": [grounding_record(part) for part in hit.phrases],
+    }
+
+
+def grounding_record(grounding: Grounding) -> dict[str, Any]:
+    """`xattn.Grounding` field by field; maps are lists of rows."""
+    return {
+        "text": grounding.phrase.text,
+        "start": grounding.phrase.start,
+        "end": grounding.phrase.end,
+        "source": grounding.phrase.source,
+        "score": grounding.score,
+        "probability": grounding.probability,
+        "null_weight": grounding.null_weight,
+        "weights": _rows(grounding.weights),
+        "contributions": _rows(grounding.contributions),
+        "rest": grounding.rest,
+        "boxes": [{"box": list(box), "weight": weight} for box, weight in grounding.boxes],
+    }
+
+
+def info_record(info: IndexInfo) -> dict[str, Any]:
+    return {
+        "index_dir": os.fspath(info.index_dir),
+        "num_pictures": info.num_pictures,
+        "num_regions": info.num_regions,
+        "num_bytes": info.num_bytes,
+        "dim": info.dim,
+        "model_name": info.model_name,
+        "fingerprint": info.fingerprint,
+        "format_version": info.format_version,
+    }
+
+
+def _rows(grid: Float[np.ndarray, "H W"]) -> list[list[float]]:
+    """Seven decimals: float32 holds no more of a weight, and 0.1 stays 0.1."""
+    rows: list[list[float]] = grid.astype(float).round(7).tolist()
+    return rows
+
+
+def _corners(i: int, grounding: Grounding) -> str:
+    return ", ".join(f"{value:.0f}" for value in grounding.boxes[i].box)
