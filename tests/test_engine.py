@@ -191,7 +191,8 @@ def test_more_candidates_than_are_scored_at_once_change_nothing(
     expected = engine.search("yellow and gray")
     monkeypatch.setattr("xattn.engine.SCORED_AT_ONCE", 1)
     for hit, same in zip(engine.search("yellow and gray"), expected, strict=True):
-        assert (hit.path, hit.score) == (same.path, pytest.approx(same.score))
+        assert hit.path == same.path
+        assert hit.score == pytest.approx(same.score)
 
 
 def test_candidates_limit_what_the_second_stage_sees(engine: Engine, photos: Path) -> None:
@@ -271,6 +272,19 @@ def test_a_moved_file_keeps_its_vectors_and_its_id(
     after = engine.search("red", 1)[0]
     assert (after.path.name, after.picture_id) == ("new name.png", before.picture_id)
     assert len(engine) == 3
+
+
+def test_of_two_copies_of_a_file_that_is_gone_one_was_moved_and_one_added(
+    engine: Engine, photos: Path
+) -> None:
+    engine.add(photos)
+    for name in ("x.png", "y.png"):
+        shutil.copy(photos / "a.png", photos / name)
+    (photos / "a.png").unlink()
+    report = engine.add(photos)
+    assert report.moved == [(photos / "a.png", photos / "x.png")]
+    assert report.added == [photos / "y.png"]
+    assert found(engine, "red") == ["x.png", "y.png"]
 
 
 def test_two_files_that_swap_names_are_not_encoded_again(
@@ -470,7 +484,10 @@ def test_an_engine_sees_what_another_adds_and_removes(
         assert found(reader, "red") == ["a.png"]
         engine.remove(photos / "a.png")
         assert found(reader, "red") == []
-        assert len(reader.search("red")) == 2
+        assert len(reader.search("red", 1, candidates=1)) == 1
+        paint(GRID, "pink").save(photos / "d.png")
+        engine.add(photos / "d.png")
+        assert found(reader, "pink") == ["d.png"]
 
 
 def test_a_second_writer_is_refused_and_readers_are_not(

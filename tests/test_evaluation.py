@@ -406,7 +406,7 @@ def test_progress(model: XAttnModel, painted: Dataset) -> None:
 
 def test_report_as_json_and_tables(model: XAttnModel, many: Dataset) -> None:
     report = evaluate(
-        model, many, other=color_model("twin"), settings=Settings(threshold=0, num_resamples=50)
+        model, many, other=color_model("twin"), settings=Settings(threshold=0.0, num_resamples=50)
     )
     content = json.loads(report.to_json(), parse_constant=pytest.fail)
     assert content["model"] == {"name": "colors", "fingerprint": model.fingerprint}

@@ -46,7 +46,9 @@ def hot(*cells: tuple[int, int], value: float = 1.0) -> np.ndarray:
 
 
 @given(maps, st.tuples(st.integers(1, 60), st.integers(1, 60)))
-def test_resize_map_equals_bilinear_interpolation_of_torch(weights: np.ndarray, size: tuple[int, int]) -> None:
+def test_resize_map_equals_bilinear_interpolation_of_torch(
+    weights: np.ndarray, size: tuple[int, int]
+) -> None:
     expected = torch.nn.functional.interpolate(
         torch.from_numpy(weights)[None, None], size=size, mode="bilinear", align_corners=False
     )[0, 0].numpy()

@@ -163,7 +163,9 @@ def test_coverage_against_counting_pixels(
         x1, y1, x2, y2 = (round(12 * side) for side in corner)
         pixels[y1:y2, x1:x2] = 1
     expected = pixels.reshape(grid[0], 12 // grid[0], grid[1], 12 // grid[1]).mean((1, 3))
-    np.testing.assert_allclose(metrics.coverage(np.array(corners), grid), expected, atol=1e-12)
+    np.testing.assert_allclose(
+        metrics.coverage(np.array(corners).reshape(-1, 4), grid), expected, atol=1e-12
+    )
 
 
 def test_boxes_that_reach_outside_count_with_what_is_inside() -> None:

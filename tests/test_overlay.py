@@ -75,7 +75,7 @@ def test_hot_cell_in_a_corner_is_strongest_in_that_corner(row: int, column: int)
 
 def test_tint_mixes_photo_and_colour_by_alpha() -> None:
     rendered = heat(photo(), np.ones(GRID, np.float32), opacity=0.25, color=(255, 0, 128))
-    assert set(rendered.getdata()) == {(160, 96, 128)}  # ¾ · 128 + ¼ · colour, rounded
+    assert rendered.getcolors() == [(140 * 350, (160, 96, 128))]  # ¾ · 128 + ¼ · colour, rounded
 
 
 def test_photo_shows_where_the_map_is_low() -> None:
@@ -158,7 +158,9 @@ def test_boxes_of_the_original_are_scaled_to_the_picture() -> None:
 
 
 def test_box_reaching_beyond_the_picture_is_cut() -> None:
-    everything = replace(grounding(hot(1, 5), text=""), boxes=(ScoredBox(Box(-50, -50, 900, 900), 1.0),))
+    everything = replace(
+        grounding(hot(1, 5), text=""), boxes=(ScoredBox(Box(-50.0, -50.0, 900.0, 900.0), 1.0),)
+    )
     moved = change(photo(), render(photo(), [everything], opacity=0.0))
     for border in (moved[0], moved[-1], moved[:, 0], moved[:, -1]):
         assert (border > 0).all()
@@ -181,7 +183,9 @@ def test_labels_of_phrases_at_one_place_do_not_cover_each_other() -> None:
     seen = {pixel: count for count, pixel in rendered.getcolors(1 << 16) or []}
     for index in range(3):
         alone = render(
-            photo(), [replace(g, boxes=g.boxes if i == index else ()) for i, g in enumerate(wide)], opacity=0.0
+            photo(),
+            [replace(g, boxes=g.boxes if i == index else ()) for i, g in enumerate(wide)],
+            opacity=0.0,
         )
         expected = {pixel: count for count, pixel in alone.getcolors(1 << 16) or []}
         assert seen[PALETTE[index]] > 0.6 * expected[PALETTE[index]]
@@ -194,7 +198,8 @@ def test_long_label_is_cut_to_the_picture() -> None:
 
 @settings(max_examples=40)
 @given(
-    st.text(max_size=200) | st.sampled_from(["猫", "кот", "قطة", "🐈", "a\nb\tc", "\ud800", "\x00", "é" * 300]),
+    st.text(max_size=200)
+    | st.sampled_from(["猫", "кот", "قطة", "🐈", "a\nb\tc", "\ud800", "\x00", "é" * 300]),
     st.tuples(st.integers(1, 90), st.integers(1, 90)),
     st.tuples(st.integers(1, 9), st.integers(1, 9)),
     st.integers(0, 80),
@@ -217,7 +222,7 @@ def test_input_is_not_changed_and_output_is_rgb(mode: str) -> None:
     for rendered in (render(picture, [found]), render(picture, []), heat(picture, found.weights)):
         assert rendered.mode == "RGB"
         assert rendered is not picture
-        rendered.paste("red")
+        rendered.putpixel((0, 0), (1, 2, 3))
         assert picture.mode == mode
         assert picture.tobytes() == before.tobytes()
     np.testing.assert_array_equal(found.weights, weights)
@@ -231,9 +236,7 @@ def test_opacity_out_of_range_is_refused(opacity: float) -> None:
 
 def test_a_page_of_results_renders_at_once() -> None:
     rng = np.random.default_rng(0)
-    pictures = [
-        Image.fromarray(rng.integers(0, 256, (300, 400, 3), dtype=np.uint8)) for _ in range(12)
-    ]
+    pictures = [Image.fromarray(rng.integers(0, 256, (300, 400, 3), dtype=np.uint8)) for _ in range(12)]
     y, x = np.mgrid[:12, :16]
     found = [
         grounding(np.exp(-((y - 3 * i) ** 2 + (x - 4 * i) ** 2) / 4), text=text, size=(3000, 4000))

@@ -56,7 +56,11 @@ def test_every_name_resolves(name):
 def test_every_error_is_offered():
     from xattn import errors
 
-    raised = {name for name, value in vars(errors).items() if isinstance(value, type) and value.__module__ == errors.__name__}
+    raised = {
+        name
+        for name, value in vars(errors).items()
+        if isinstance(value, type) and value.__module__ == errors.__name__
+    }
     assert raised <= NAMES
 
 

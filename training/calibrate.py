@@ -32,7 +32,7 @@ def fit_platt(
     targets = np.where(matched, (num_matched + 1) / (num_matched + 2), 1 / (num_others + 2))
     weights = np.where(matched, matched_share / num_matched, (1 - matched_share) / num_others)
 
-    def loss(parameters: Float[np.ndarray, "2"]) -> tuple[float, Float[np.ndarray, "2"]]:
+    def loss(parameters: Float[np.ndarray, " 2"]) -> tuple[float, Float[np.ndarray, " 2"]]:
         logits = parameters[0] * cosines + parameters[1]
         # log(1 + e^x) - t·x is the cross-entropy of sigmoid(x) and target t.
         value = weights @ (np.logaddexp(0, logits) - targets * logits)

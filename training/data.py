@@ -34,17 +34,18 @@ class Picture:
 
 @dataclass(frozen=True, slots=True)
 class Dataset:
-    """The photos of a split that may be used; num_records counts all of the split.
+    """The photos of a split that may be used.
 
-    categories: every category that occurs, sorted
+    record_ids: those of all records of the split in file order, used or not; picture.row counts in it
     """
 
     split: str
     pictures: tuple[Picture, ...]
-    num_records: int
+    record_ids: tuple[int, ...]
 
     @property
     def categories(self) -> list[str]:
+        """Every category that occurs, sorted."""
         return sorted({name for picture in self.pictures for name in picture.categories})
 
     @property
@@ -67,21 +68,21 @@ def read_dataset(directory: Path, split: str, leave_out: Collection[int] = ()) -
     except (OSError, UnicodeError) as error:
         raise DataError(f"{path} cannot be read: {error}; --data expects a directory with it") from error
     pictures: list[Picture] = []
-    num_records = 0
+    record_ids: list[int] = []
     for number, line in enumerate(lines, 1):
         try:
             record = json.loads(line)
             if record["split"] != split:
                 continue
-            picture = _picture(record, num_records, directory)
+            picture = _picture(record, len(record_ids), directory)
         except (ValueError, KeyError, TypeError) as error:
             raise DataError(f"{path}, line {number}: not a record: {error!r}") from error
-        num_records += 1
+        record_ids.append(picture.id)
         if picture.id not in leave_out and (picture.captions or picture.places):
             pictures.append(picture)
     if not pictures:
         raise DataError(f"{path} has no usable record whose split is {split!r}, of {len(lines)} in all")
-    return Dataset(split, tuple(pictures), num_records)
+    return Dataset(split, tuple(pictures), tuple(record_ids))
 
 
 def _picture(record: Mapping[str, Any], row: int, directory: Path) -> Picture:

@@ -86,10 +86,8 @@ def cached_features(
 
 def cache_key(vision: HybridEncoder, dataset: Dataset) -> dict[str, str]:
     """Digests of what features depend on: the order of the records and the towers' weights."""
-    records = hashlib.blake2b(str(dataset.num_records).encode(), digest_size=16)
-    for picture in dataset.pictures:
-        records.update(f"|{picture.row}:{picture.id}".encode())
-    return {"pictures": records.hexdigest(), "conv": _digest(vision.conv), "vit": _digest(vision.vit)}
+    records = hashlib.blake2b(str(dataset.record_ids).encode(), digest_size=16)
+    return {"records": records.hexdigest(), "conv": _digest(vision.conv), "vit": _digest(vision.vit)}
 
 
 def _digest(net: nn.Module) -> str:
@@ -118,7 +116,7 @@ def _claim(path: Path, key: dict[str, str]) -> None:
 
 
 def _open(vision: HybridEncoder, dataset: Dataset, number: int, directory: Path) -> ViewFeatures:
-    count = dataset.num_records
+    count = len(dataset.record_ids)
     config = vision.config.fusion
     shapes: dict[str, tuple[tuple[int, ...], type]] = {
         "conv": ((count, MAX_CELLS, config.conv_width), np.float16),
@@ -130,7 +128,7 @@ def _open(vision: HybridEncoder, dataset: Dataset, number: int, directory: Path)
     for name, (shape, kind) in shapes.items():
         path = directory / f"{dataset.split}_{number}_{name}.npy"
         mode = "r+" if path.exists() else "w+"
-        array = np.lib.format.open_memmap(path, mode, dtype=kind, shape=shape)  # type: ignore[no-untyped-call]
+        array = np.lib.format.open_memmap(path, mode, dtype=kind, shape=shape)
         if array.shape != shape or array.dtype != kind:
             raise DataError(f"{path} has shape {array.shape}, expected {shape}: delete {directory}")
         arrays[name] = array
@@ -147,7 +145,7 @@ def _fill(vision: HybridEncoder, dataset: Dataset, cache: ViewFeatures) -> Itera
             missing.append(picture)
     waiting: dict[Size, list[tuple[Picture, Frames]]] = {shape.vit: [] for shape in SHAPES}
     for picture, frames in _decoded(vision, missing, cache.views):
-        members = waiting[tuple(frames[0].shape[1:])]
+        members = waiting[(frames[0].shape[1], frames[0].shape[2])]
         members.append((picture, frames))
         if len(members) == BATCH_SIZE:
             yield from _write(vision, cache, members)
@@ -183,7 +181,7 @@ def _write(
     device = vision.fusion.class_names.device
     vit, conv = (torch.stack([frames[net] for _, frames in members]).to(device) for net in (0, 1))
     tokens, cells = vision.features(vit, conv)
-    prior = vision.fusion.class_prior(cells, vision.conv.classifier)
+    prior = vision.fusion.class_prior(cells, vision.conv.get_submodule("classifier"))
     shape = next(shape for shape in SHAPES if shape.vit == tuple(vit.shape[2:]))
     for index, (picture, _) in enumerate(members):
         for array, values in ((cache.conv, cells), (cache.vit, tokens), (cache.prior, prior)):

@@ -108,16 +108,12 @@ def train(
 
     table: sentence features, rows as in the sampler's text_rows; log: called after every step with
     `step`, `epoch`, `steps`, `rate`, `loss`, its four addends and the two `scale`s.
-    Raises DataError if the pictures do not fill one batch or the loss is no longer a number.
+    Raises DataError if the loss is no longer a number.
     """
     vision, text = model.vision, model.text
     if not isinstance(vision, HybridEncoder) or not isinstance(text, SentenceEncoder):
         raise TypeError("only models made of HybridEncoder and SentenceEncoder can be trained so far")
     steps = recipe.epochs * sampler.steps_per_epoch
-    if not steps:
-        raise DataError(
-            f"{len(sampler.pictures)} pictures to train on do not fill a batch of {recipe.batch_size}"
-        )
     objective = Objective(vision.fusion, text.head, model.attention, table, recipe).to(model.device)
     optimizer = _optimizer(objective, recipe)
     schedule = LambdaLR(optimizer, lambda step: _rate(step, steps, recipe.warmup_steps))

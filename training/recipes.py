@@ -23,7 +23,7 @@ class Recipe:
     held_out:         pictures kept from training to calibrate probabilities on
     matched_share:    of the pairs that calibration imagines, how many match
     pooled_weight:    β of the score (xattn.model), chosen on the dev photos
-    max_pictures:     train on the first so many only
+    max_pictures:     use the first so many captioned ones only
     random_towers:    small towers with random weights instead of the pretrained ones
     """
 
@@ -31,7 +31,7 @@ class Recipe:
     views: int = 4
     dim: int = 256
     attention_heads: int = 4
-    num_blocks: int = 0
+    num_blocks: int = 1
     dropout: float = 0.2
     epochs: int = 12
     batch_size: int = 192
@@ -46,7 +46,7 @@ class Recipe:
     absent_weight: float = 1.0
     held_out: int = 96
     matched_share: float = 0.1
-    pooled_weight: float = 0.5
+    pooled_weight: float = 0.7
     max_pictures: int | None = None
     random_towers: bool = False
     seed: int = 0

@@ -64,8 +64,9 @@ def run(
     Raises DataError, ImageError, MissingExtra or CheckpointError.
     """
     dataset = read_dataset(places.data, "train", read_credited(places.credits))
-    if recipe.max_pictures is not None:
-        dataset = replace(dataset, pictures=dataset.pictures[: recipe.max_pictures])
+    captioned = tuple(picture for picture in dataset.pictures if picture.captions)
+    dataset = replace(dataset, pictures=captioned[: recipe.max_pictures])
+    kept, pictures = split_off(dataset, recipe)
     torch.manual_seed(recipe.seed)
     model = untrained(recipe, dataset).to(device)
     vision, text = towers_of(model)
@@ -74,7 +75,6 @@ def run(
     table = text_table(text, texts)
     rows = {name: row for row, name in enumerate(texts)}
 
-    kept, pictures = split_off(dataset, recipe)
     sampler = Sampler(dataset, pictures, features, rows, recipe, model.device)
     started = time.monotonic()
     places.log.parent.mkdir(parents=True, exist_ok=True)
@@ -128,17 +128,20 @@ def towers_of(model: XAttnModel) -> tuple[HybridEncoder, SentenceEncoder]:
 
 
 def split_off(dataset: Dataset, recipe: Recipe) -> tuple[list[Picture], list[Picture]]:
-    """(kept for calibration, to train on): captioned pictures, divided at random by the seed."""
-    captioned = [picture for picture in dataset.pictures if picture.captions]
-    if not 2 <= recipe.held_out < len(captioned):
+    """(kept for calibration, to train on): the pictures divided at random by the seed.
+
+    Raises DataError unless two are kept, for a pair that does not match, and a batch is left.
+    """
+    pictures = dataset.pictures
+    if recipe.held_out < 2 or len(pictures) < recipe.held_out + recipe.batch_size:
         raise DataError(
-            f"held_out is {recipe.held_out}: expected at least 2 and fewer than the {len(captioned)} "
-            "captioned pictures"
+            f"{len(pictures)} pictures with captions; expected at least {max(2, recipe.held_out)} to calibrate on "
+            f"(held_out) and {recipe.batch_size} to train on (batch_size): change them with --set"
         )
-    kept = set(random.Random(recipe.seed).sample(range(len(captioned)), recipe.held_out))
+    kept = set(random.Random(recipe.seed).sample(range(len(pictures)), recipe.held_out))
     return (
-        [picture for index, picture in enumerate(captioned) if index in kept],
-        [picture for index, picture in enumerate(captioned) if index not in kept],
+        [picture for index, picture in enumerate(pictures) if index in kept],
+        [picture for index, picture in enumerate(pictures) if index not in kept],
     )
 
 

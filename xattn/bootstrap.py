@@ -9,9 +9,10 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Real, Shaped
 
-FloatArray = Float[np.ndarray, "..."]
+Values = Shaped[np.ndarray, "N ..."]
+Counts = Real[np.ndarray, " N"]
 
 
 class Interval(NamedTuple):
@@ -31,12 +32,12 @@ class Difference(NamedTuple):
     p_value: float
 
 
-Statistic = Callable[[FloatArray, FloatArray], float]
+Statistic = Callable[[Values, Counts], float]
 """(values [N ...], how often each counts [N]) → a figure"""
 
 
 def bootstrap_interval(
-    values: FloatArray,
+    values: Values,
     pictures: Int[np.ndarray, " N"],
     statistic: Statistic | None = None,
     *,
@@ -58,8 +59,8 @@ def bootstrap_interval(
 
 
 def paired_difference(
-    a: FloatArray,
-    b: FloatArray,
+    a: Values,
+    b: Values,
     pictures: Int[np.ndarray, " N"],
     statistic: Statistic | None = None,
     *,
@@ -85,12 +86,12 @@ def paired_difference(
     return Difference(value, *_middle(figures), float(p_value))
 
 
-def _figure(values: FloatArray, statistic: Statistic | None) -> float:
+def _figure(values: Values, statistic: Statistic | None) -> float:
     return float(values.mean()) if statistic is None else statistic(values, np.ones(len(values)))
 
 
 def _resampled(
-    values: FloatArray,
+    values: Values,
     pictures: Int[np.ndarray, " N"],
     statistic: Statistic | None,
     num_resamples: int,

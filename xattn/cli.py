@@ -51,7 +51,9 @@ def _message(error: XattnError | OSError) -> str:
     return str(error)
 
 
-app = typer.Typer(cls=_Commands, no_args_is_help=True, pretty_exceptions_enable=False)
+app = typer.Typer(
+    cls=_Commands, no_args_is_help=True, rich_markup_mode="markdown", pretty_exceptions_enable=False
+)
 
 
 def _data_dir() -> str:
@@ -111,9 +113,7 @@ def _xattn(
 def index(
     paths: Annotated[
         list[Path],
-        typer.Argument(
-            metavar="DIR...", exists=True, help="Folders, with all below them, or picture files."
-        ),
+        typer.Argument(metavar="DIR", exists=True, help="Folders, with all below them, or picture files."),
     ],
     index_dir: IndexDir = DEFAULT_INDEX,
     model: ModelName = "default",
@@ -227,15 +227,22 @@ def remove(
 def serve(
     index_dir: IndexDir = DEFAULT_INDEX,
     model: ModelName = "default",
+    host: Annotated[
+        str, typer.Option(help="Address to listen on; others than this one open the page to the network.")
+    ] = "127.0.0.1",
     port: Annotated[
-        int | None, typer.Option(min=1, max=65535, help="Port on this machine; by default a free one.")
+        int | None,
+        typer.Option(
+            min=1, max=65535, show_default="the first free one from 7860 on", help="Port to listen on."
+        ),
     ] = None,
+    open_browser: Annotated[bool, typer.Option("--open-browser", help="Open the page, too.")] = False,
 ) -> None:
-    """Search the index in a browser, on this machine only."""
+    """Search the index in a browser."""
     index_dir = _existing(index_dir)
     with terminal.err.status("starting"):
         from xattn.ui import launch
-    launch(index_dir, model, port=port)
+    launch(index_dir, model, host=host, port=port, open_browser=open_browser)
 
 
 @app.command()
@@ -329,7 +336,7 @@ def _save_overlay(image: Path, groundings: Sequence[Grounding], output: Path) ->
 
     picture, size = images.load(image, at_least=OVERLAY_SIDE)
     picture.thumbnail((OVERLAY_SIDE, OVERLAY_SIDE))
-    overlay.render(picture, groundings).save(output)
+    overlay.render(picture, groundings, size=size).save(output, quality=90)
 
 
 def main() -> None:
@@ -337,4 +344,4 @@ def main() -> None:
     # Names of files may not be valid text; they are passed on as they are.
     if os.name != "nt":
         sys.stdout.reconfigure(errors="surrogateescape")
-    app()
+    app(prog_name="xattn")

@@ -110,7 +110,7 @@ def _shares(weights: Float[np.ndarray, "H W"], spans: Float[np.ndarray, "boxes 4
 
 
 def peak(weights: Float[np.ndarray, "H W"], size: Size) -> Point:
-    """Centre of the heaviest cell, in pixels of a picture of `size`; the first in row-major order of equals.
+    """Centre of the heaviest cell, in pixels of a picture of `size`; of equals the first by rows.
 
     That is also where the bilinearly enlarged map is highest.
     """

@@ -10,7 +10,7 @@ import os
 import stat
 from collections.abc import Sequence
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import IO, NamedTuple
 
 import numpy as np
 from PIL import (
@@ -48,14 +48,13 @@ _PLUGINS: dict[str, type[ImageFile.ImageFile]] = {
 FORMATS = tuple(name for name in _PLUGINS if name != "AVIF" or features.check("avif"))
 
 EXTENSIONS = frozenset(
-    {".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".apng", ".webp", ".gif"}
-    | {".bmp", ".tif", ".tiff", ".avif"}
-)
+    (".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".apng", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif")
+)  # fmt: skip
 """Lower case. By these `scan` recognises pictures."""
 
 UNREADABLE_EXTENSIONS = frozenset(
-    {".heic", ".heif", ".jxl", ".jp2", ".psd", ".dng", ".cr2", ".cr3", ".nef", ".arw", ".orf", ".rw2", ".raf"}
-)
+    (".heic", ".heif", ".jxl", ".jp2", ".psd", ".dng", ".cr2", ".cr3", ".nef", ".arw", ".orf", ".rw2", ".raf")
+)  # fmt: skip
 """Pictures too, which a person expects to find; so `scan` names them rather than passing over them."""
 
 _TRANSPOSES = {
@@ -110,7 +109,7 @@ def load(
 
 
 def _decode(
-    path: str | os.PathLike[str], file: BinaryIO, at_least: int | None, max_pixels: int
+    path: str | os.PathLike[str], file: IO[bytes], at_least: int | None, max_pixels: int
 ) -> Decoded:
     name = _format(file.read(16))
     if name is None:
@@ -125,9 +124,11 @@ def _decode(
     if width * height > max_pixels:
         raise ImageError(
             path,
-            f"it has {width * height:,} pixels ({width} × {height}), more than the limit of {max_pixels:,}; "
-            f"if you trust the file, raise the limit with max_pixels or --max-pixels",
+            f"it has {width * height:,} pixels ({width} × {height}), more than the limit of {max_pixels:,};"
+            " if you trust the file, raise the limit with max_pixels or --max-pixels",
         )
+    if name == "JPEG" and not _has_end(file):
+        raise ImageError(path, "its JPEG data is cut off: there is no end-of-image marker")
     try:
         if at_least:
             picture.draft(None, (at_least, at_least))
@@ -161,6 +162,20 @@ def _format(prefix: bytes) -> str | None:
     return None
 
 
+def _has_end(file: IO[bytes]) -> bool:
+    """Whether an end-of-image marker follows the header, after which Pillow leaves a JPEG file.
+
+    Pillow itself refuses a file that just stops, but if zeros fill up its length, as after a download
+    that broke off, it decodes them to grey.
+    """
+    last = b""
+    while block := file.read(1 << 20):
+        if b"\xff\xd9" in last + block:
+            return True
+        last = block[-1:]
+    return False
+
+
 def _why(error: Exception) -> str:
     """One line; some parsers give no message."""
     text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
@@ -168,7 +183,7 @@ def _why(error: Exception) -> str:
 
 
 def _orientation(picture: Image.Image) -> int:
-    """EXIF orientation 1–8; 1 if there is none or EXIF is damaged, which does not make a picture useless."""
+    """EXIF orientation, 1–8; 1 also if EXIF is damaged, which does not make a picture useless."""
     try:
         orientation = picture.getexif().get(ExifTags.Base.Orientation, 1)
     except Exception:

@@ -11,11 +11,9 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, Real
 
 from xattn.types import Size
-
-FloatArray = Float[np.ndarray, "..."]
 
 # --- retrieval --------------------------------------------------------------------------------------
 
@@ -155,7 +153,7 @@ def recall_at_k(ranks: Int[np.ndarray, " N"], k: int) -> float:
     return float((ranks <= k).mean()) if len(ranks) else float("nan")
 
 
-def median_rank(ranks: FloatArray, weights: FloatArray | None = None) -> float:
+def median_rank(ranks: Real[np.ndarray, " N"], weights: Real[np.ndarray, " N"] | None = None) -> float:
     """The rank that half of the queries do not exceed; of an even number, the mean of the middle two.
 
     weights: how often each counts.
@@ -174,7 +172,7 @@ def median_rank(ranks: FloatArray, weights: FloatArray | None = None) -> float:
     return float(np.mean([ranks[order[min(i, len(order) - 1)]] for i in middle]))
 
 
-def _require_finite(scores: FloatArray) -> None:
+def _require_finite(scores: Float[np.ndarray, ...]) -> None:
     # A NaN compares as "not above", so it would count as a perfect rank.
     if not np.isfinite(scores).all():
         raise ValueError("scores must be finite; found NaN or infinity")
@@ -183,13 +181,13 @@ def _require_finite(scores: FloatArray) -> None:
 # --- grounding --------------------------------------------------------------------------------------
 
 
-def coverage(boxes: Float[np.ndarray, "n 4"], grid: Size) -> Float[np.ndarray, "H W"]:
+def coverage(boxes: Real[np.ndarray, "n 4"], grid: Size) -> Float[np.ndarray, "H W"]:
     """Share of each cell that lies inside the union of the boxes; exact.
 
     >>> coverage(np.array([[0, 0, .75, .5], [.5, 0, 1, .5]]), (1, 2)).tolist()
     [[0.5, 0.5]]
     """
-    boxes = np.clip(np.asarray(boxes, float).reshape(-1, 4), 0, 1)
+    boxes = np.clip(np.asarray(boxes, float), 0, 1)
     height, width = grid
     row_edges, column_edges = np.linspace(0, 1, height + 1), np.linspace(0, 1, width + 1)
     # A finer grid, of all edges there are, has no cell that is inside in part.
@@ -205,7 +203,7 @@ def coverage(boxes: Float[np.ndarray, "n 4"], grid: Size) -> Float[np.ndarray, "
     return areas * (height * width)
 
 
-def area_share(boxes: Float[np.ndarray, "n 4"]) -> float:
+def area_share(boxes: Real[np.ndarray, "n 4"]) -> float:
     """Share of the picture inside the union of the boxes: what a random point, or a map without any
     preference, scores in the pointing game and in energy.
 
@@ -216,7 +214,7 @@ def area_share(boxes: Float[np.ndarray, "n 4"]) -> float:
 
 
 def point_in_boxes(
-    point: tuple[float, float], boxes: Float[np.ndarray, "n 4"], tolerance: float = 0.0
+    point: tuple[float, float], boxes: Real[np.ndarray, "n 4"], tolerance: float = 0.0
 ) -> bool:
     """Whether (x, y) lies in any box, edges included, or misses one by at most `tolerance` along x and y.
 
@@ -225,13 +223,13 @@ def point_in_boxes(
     (False, True)
     """
     x, y = point
-    x1, y1, x2, y2 = np.asarray(boxes, float).reshape(-1, 4).T
+    x1, y1, x2, y2 = np.asarray(boxes, float).T
     slack = tolerance + 1e-9  # cell centres and box edges are rounded: a point on an edge is inside
     return bool(((x1 - slack <= x) & (x <= x2 + slack) & (y1 - slack <= y) & (y <= y2 + slack)).any())
 
 
 def pointing_game(
-    weights: Float[np.ndarray, "H W"], boxes: Float[np.ndarray, "n 4"], tolerance: float = 0.0
+    weights: Float[np.ndarray, "H W"], boxes: Real[np.ndarray, "n 4"], tolerance: float = 0.0
 ) -> float:
     """1 if the centre of the map's hottest cell lies in any of the boxes, else 0 (Zhang et al. 2016,
     Top-down neural attention by excitation backprop).
@@ -255,7 +253,7 @@ def pointing_game(
     return sum(hits) / len(hits)
 
 
-def energy_in_box(weights: Float[np.ndarray, "H W"], boxes: Float[np.ndarray, "n 4"]) -> float:
+def energy_in_box(weights: Float[np.ndarray, "H W"], boxes: Real[np.ndarray, "n 4"]) -> float:
     """Share of the map's weight inside the union of the boxes (Wang et al. 2020, Score-CAM, section 4.3).
 
     weights: not negative; what went to null is left out. A map without weight scores 0.
@@ -269,7 +267,7 @@ def energy_in_box(weights: Float[np.ndarray, "H W"], boxes: Float[np.ndarray, "n
     return float((weights * coverage(boxes, (weights.shape[0], weights.shape[1]))).sum() / total)
 
 
-def share_of_box(box: Float[np.ndarray, " 4"], boxes: Float[np.ndarray, "n 4"]) -> float:
+def share_of_box(box: Real[np.ndarray, " 4"], boxes: Real[np.ndarray, "n 4"]) -> float:
     """Share of one box's area that lies in the union of others: the energy of a map that is that box.
 
     >>> share_of_box(np.array([.25, .25, .75, .75]), np.array([[0, 0, .5, 1]]))
@@ -279,10 +277,10 @@ def share_of_box(box: Float[np.ndarray, " 4"], boxes: Float[np.ndarray, "n 4"]) 
     if x2 <= x1 or y2 <= y1:
         return 0.0
     origin, size = np.array([x1, y1, x1, y1]), np.array([x2 - x1, y2 - y1, x2 - x1, y2 - y1])
-    return area_share((np.asarray(boxes, float).reshape(-1, 4) - origin) / size)
+    return area_share((np.asarray(boxes, float) - origin) / size)
 
 
-def box_iou(a: Float[np.ndarray, "n 4"], b: Float[np.ndarray, "m 4"]) -> Float[np.ndarray, "n m"]:
+def box_iou(a: Real[np.ndarray, "n 4"], b: Real[np.ndarray, "m 4"]) -> Float[np.ndarray, "n m"]:
     """Intersection over union of every two boxes; 0 where neither has an area.
 
     >>> box_iou(np.array([[0, 0, 1, 1]]), np.array([[0, 0, .5, 1], [1, 0, 2, 1]])).tolist()
@@ -299,7 +297,7 @@ def box_iou(a: Float[np.ndarray, "n 4"], b: Float[np.ndarray, "m 4"]) -> Float[n
 
 
 def box_accuracy(
-    predicted: Float[np.ndarray, "n 4"], boxes: Float[np.ndarray, "m 4"], threshold: float = 0.5
+    predicted: Real[np.ndarray, "n 4"], boxes: Real[np.ndarray, "m 4"], threshold: float = 0.5
 ) -> float:
     """1 if the first (strongest) predicted box overlaps any right one by IoU >= threshold, else 0.
 
@@ -315,8 +313,8 @@ def box_accuracy(
 
 def expected_calibration_error(
     probabilities: Float[np.ndarray, " N"],
-    outcomes: Bool[np.ndarray, " N"] | FloatArray,
-    weights: FloatArray | None = None,
+    outcomes: Bool[np.ndarray, " N"] | Real[np.ndarray, " N"],
+    weights: Real[np.ndarray, " N"] | None = None,
     num_bins: int = 15,
 ) -> float:
     """Mean gap between the stated probability and the frequency, over equally wide bins of probability,
@@ -337,7 +335,9 @@ def expected_calibration_error(
 
 
 def precision(
-    predicted: Bool[np.ndarray, " N"], actual: Bool[np.ndarray, " N"], weights: FloatArray | None = None
+    predicted: Bool[np.ndarray, " N"],
+    actual: Bool[np.ndarray, " N"],
+    weights: Real[np.ndarray, " N"] | None = None,
 ) -> float:
     """Share of the predicted cases that are actual ones; NaN if none is predicted.
 
@@ -349,7 +349,9 @@ def precision(
 
 
 def recall(
-    predicted: Bool[np.ndarray, " N"], actual: Bool[np.ndarray, " N"], weights: FloatArray | None = None
+    predicted: Bool[np.ndarray, " N"],
+    actual: Bool[np.ndarray, " N"],
+    weights: Real[np.ndarray, " N"] | None = None,
 ) -> float:
     """Share of the actual cases that are predicted; NaN if there is none.
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import lru_cache
+from math import ceil
 
 import numpy as np
 from jaxtyping import Float
@@ -35,7 +36,7 @@ PALETTE: tuple[Color, ...] = (
     (230, 159, 0),
 )
 """Seven colours that people with any kind of colour blindness can tell apart (Okabe and Ito 2008), ordered
-so that neighbours differ most. The seventh phrase after a colour's first use gets it again."""
+so that neighbours differ most. After the seventh phrase they start over."""
 
 PRESENT = 0.5
 """Share of attention on regions, as opposed to null, from which a phrase is shown at full strength."""
@@ -144,33 +145,40 @@ def _draw_boxes(
     for grounding, color, opacity in zip(groundings, colors, opacities, strict=True):
         if grounding.boxes:
             box = scale_box(grounding.boxes[0].box, size, shown)
-            _draw_label(draw, grounding.phrase.text, box, shown, color, opacity, taken)
+            _draw_label(picture, grounding.phrase.text, box, color, opacity, taken)
 
 
 def _pixels(box: Box, size: Size) -> tuple[int, int, int, int]:
     """First and last column and row of a box, inside the picture, at least one pixel each way."""
     x1 = min(max(round(box.x1), 0), size[1] - 1)
     y1 = min(max(round(box.y1), 0), size[0] - 1)
-    return x1, y1, min(max(round(box.x2) - 1, x1), size[1] - 1), min(max(round(box.y2) - 1, y1), size[0] - 1)
+    return (
+        x1,
+        y1,
+        min(max(round(box.x2) - 1, x1), size[1] - 1),
+        min(max(round(box.y2) - 1, y1), size[0] - 1),
+    )
 
 
 def _draw_label(
-    draw: ImageDraw.ImageDraw, text: str, box: Box, size: Size, color: Color, opacity: int, taken: list[Box]
+    picture: Image.Image, text: str, box: Box, color: Color, opacity: int, taken: list[Box]
 ) -> None:
+    size = (picture.height, picture.width)
     font = _font(min(28, max(11, round(min(size) / 22))))
     text, length = _fitted(text, font, size[1] - 2 * _LABEL_PADDING)
-    height = sum(font.getmetrics()) + 2
+    width, height = length + 2 * _LABEL_PADDING, sum(font.getmetrics()) + 2
     if not text or height > size[0]:
         return
-    place = _free_place(box, length + 2 * _LABEL_PADDING, height, size, taken)
+    place = _free_place(box, width, height, size, taken)
     taken.append(place)
     red, green, blue = color
     ink = (0, 0, 0) if 0.299 * red + 0.587 * green + 0.114 * blue > 110 else (255, 255, 255)
-    draw.rectangle((place.x1, place.y1, place.x2 - 1, place.y2 - 1), fill=(*color, opacity))
-    draw.text((place.x1 + _LABEL_PADDING, place.y1 + 1), text, fill=(*ink, opacity), font=font)
+    label = Image.new("RGB", (width, height), color)
+    ImageDraw.Draw(label).text((_LABEL_PADDING, 1), text, fill=ink, font=font)
+    picture.paste(label, (int(place.x1), int(place.y1)), Image.new("L", label.size, opacity))
 
 
-def _free_place(box: Box, width: float, height: int, size: Size, taken: Sequence[Box]) -> Box:
+def _free_place(box: Box, width: int, height: int, size: Size, taken: Sequence[Box]) -> Box:
     """Above the box, else inside it, else below, else further down: the first that is in the picture and
     free; else above or inside."""
     x = min(max(0, round(box.x1)), size[1] - width)
@@ -185,14 +193,14 @@ def _overlap(a: Box, b: Box) -> bool:
     return a.x1 < b.x2 and b.x1 < a.x2 and a.y1 < b.y2 and b.y1 < a.y2
 
 
-def _fitted(text: str, font: ImageFont.FreeTypeFont, width: float) -> tuple[str, float]:
+def _fitted(text: str, font: ImageFont.FreeTypeFont, width: int) -> tuple[str, int]:
     """One printable line, cut so that it fits, and its length; empty if not even a letter does."""
     text = "".join(c for c in " ".join(text.split()) if c.isprintable())
     shown = text if len(text) <= _MAX_LABEL else text[:_MAX_LABEL].rstrip() + "…"
-    while shown and (length := font.getlength(shown)) > width:
+    while shown and (length := ceil(font.getlength(shown))) > width:
         shown = shown.rstrip("…")[:-1].rstrip()
         shown += "…" if shown else ""
-    return (shown, length) if shown else ("", 0.0)
+    return (shown, length) if shown else ("", 0)
 
 
 @lru_cache(maxsize=32)

@@ -115,13 +115,13 @@ def load_dataset(
     return dataset
 
 
-def _within(box: Sequence[float]) -> Fractions | None:
+def _within(box: Sequence[int | float]) -> Fractions | None:
     """Cut to the picture; None where nothing is left."""
     x1, y1, x2, y2 = (min(max(float(side), 0.0), 1.0) for side in box)
     return (x1, y1, x2, y2) if x2 > x1 and y2 > y1 else None
 
 
-def _named_boxes(entries: Iterable[tuple[str, Sequence[float]]]) -> tuple[NamedBox, ...]:
+def _named_boxes(entries: Iterable[tuple[str, Sequence[int | float]]]) -> tuple[NamedBox, ...]:
     cut = ((name, _within(box)) for name, box in entries)
     return tuple(NamedBox(name, box) for name, box in cut if box is not None)
 
@@ -245,7 +245,7 @@ def _read_coco(path: Path, split: str | None, pictures: Path | str | None) -> Da
     partners = [path.with_name(f"{other}_{name}.json") for other in _KINDS if kind in _KINDS]
     listed: dict[int, Mapping[str, Any]] = {}
     captions: dict[int, list[str]] = {}
-    boxes: dict[int, list[tuple[str, Sequence[float]]]] = {}
+    boxes: dict[int, list[tuple[str, Sequence[int | float]]]] = {}
     for file in dict.fromkeys([path, *(partner for partner in partners if partner.is_file())]):
         with _reading(str(file)):
             content = json.loads(file.read_text(encoding="utf-8"))
@@ -273,7 +273,7 @@ def _read_coco(path: Path, split: str | None, pictures: Path | str | None) -> Da
     return Dataset(path.stem, split, records)
 
 
-def _coco_box(box: Sequence[float], image: Mapping[str, Any]) -> Fractions:
+def _coco_box(box: Sequence[int | float], image: Mapping[str, Any]) -> Fractions:
     x, y, width, height = box
     across, down = image["width"], image["height"]
     return x / across, y / down, (x + width) / across, (y + height) / down

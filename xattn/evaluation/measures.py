@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Int
 
-from xattn.bootstrap import FloatArray, Statistic
+from xattn.bootstrap import Statistic, Values
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +42,7 @@ class Measured:
     group: str
     measure: str
     subject: str
-    values: FloatArray
+    values: Values
     pictures: Int[np.ndarray, " N"]
     statistic: Statistic | None = None
     is_share: bool = True

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from itertools import groupby
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Int
 from scipy.special import expit
 
 from xattn.evaluation.datasets import Dataset, HardNegative, Statement
@@ -44,7 +44,7 @@ def measure_hard_negatives(
 def _by_kind(
     entries: Sequence[HardNegative | Statement],
     measure: str,
-    right: Float[np.ndarray, " N"],
+    right: Bool[np.ndarray, " N"],
     pictures: Int[np.ndarray, " N"],
 ) -> Iterator[Measured]:
     """Accuracy of each set, and of each kind in it."""

@@ -9,7 +9,7 @@ from jaxtyping import Bool, Float, Int
 from scipy.special import expit
 
 from xattn import metrics
-from xattn.bootstrap import FloatArray
+from xattn.bootstrap import Counts
 from xattn.evaluation.datasets import Dataset
 from xattn.evaluation.encoding import EncodedPictures
 from xattn.evaluation.measures import Measured, OnProgress, Settings
@@ -129,13 +129,13 @@ class _Matches:
         yield Measured(group, "recall", subject, nothing, twice, _recall)
 
 
-def _calibration(cases: Float[np.ndarray, "N 2"], weights: FloatArray) -> float:
+def _calibration(cases: Float[np.ndarray, "N 2"], weights: Counts) -> float:
     return metrics.expected_calibration_error(cases[:, 0], cases[:, 1], weights)
 
 
-def _precision(cases: Bool[np.ndarray, "N 2"], weights: FloatArray) -> float:
+def _precision(cases: Bool[np.ndarray, "N 2"], weights: Counts) -> float:
     return metrics.precision(cases[:, 0], cases[:, 1], weights)
 
 
-def _recall(cases: Bool[np.ndarray, "N 2"], weights: FloatArray) -> float:
+def _recall(cases: Bool[np.ndarray, "N 2"], weights: Counts) -> float:
     return metrics.recall(cases[:, 0], cases[:, 1], weights)

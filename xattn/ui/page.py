@@ -91,7 +91,7 @@ class _SearchTab:
             with gr.Column(scale=5, min_width=320):
                 self.gallery = gr.Gallery(
                     show_label=False,
-                    columns=3,
+                    columns=4,
                     object_fit="cover",
                     allow_preview=False,
                     interactive=False,
@@ -101,7 +101,7 @@ class _SearchTab:
                 )
             with gr.Column(scale=6, min_width=320):
                 self.viewer = Viewer(backend, renderer, "search-view")
-        self.views = gr.State[list[View]]([])
+        self.views = gr.State([])
         self._outputs = [self.summary, self.gallery, self.views, *self.viewer.outputs]
         inputs = [self.box, *self.viewer.look]
         for event in (self.box.submit, self.button.click):
@@ -127,7 +127,14 @@ class _SearchTab:
         return snippets.welcome(backend.num_pictures(), backend.model_name(), samples=backend.shows_samples)
 
     @guarded
-    def _search(self, text: str, *look: Any) -> list[Any]:
+    def _search(self, text: str, *look: Any) -> Any:
+        return self._results(text, *look)
+
+    @guarded
+    def _search_example(self, example: list[str], *look: Any) -> Any:
+        return [example[0], *self._results(example[0], *look)]
+
+    def _results(self, text: str, *look: Any) -> list[Any]:
         hits, seconds = timed_search(self._backend, text, NUM_RESULTS)
         views = [View.of_hit(hit) for hit in hits]
         probabilities = [view.whole.probability for view in views]
@@ -143,10 +150,6 @@ class _SearchTab:
             views,
             *(self.viewer.show(views[0], *look) if views else self.viewer.hide()),
         ]
-
-    @guarded
-    def _search_example(self, example: list[str], *look: Any) -> list[Any]:
-        return [example[0], *self._search(example[0], *look)]
 
     @guarded
     def _open(self, views: list[View], *look: Any, event: gr.SelectData) -> Any:
@@ -205,5 +208,3 @@ class _GroundTab:
 def _path_of_upload(payload: ImageData | None) -> str | None:
     """Where Gradio put the upload. It has made sure that the path is one of its own uploads."""
     return payload.path if payload is not None else None
-
-

@@ -1,15 +1,13 @@
 """Overlays as files, drawn at the size they are shown at.
 
 The page gets paths: Gradio would encode pictures in memory as PNG, a hundred times slower. The files live
-in a folder of our own that is bounded and removed at the end; their names cannot be guessed, because who
+in a folder whose owner removes it; their number is bounded; their names cannot be guessed, because who
 knows a name can fetch the file.
 """
 
 from __future__ import annotations
 
 import secrets
-import shutil
-import tempfile
 import threading
 from collections import OrderedDict
 from collections.abc import Sequence
@@ -37,20 +35,19 @@ _Key = tuple[Path, int, int, int]
 
 
 class Renderer:
-    """Draws views into files. Safe to use from several threads; `close` removes the files."""
+    """Draws views into files in `folder`, which is created. Safe to use from several threads."""
 
-    def __init__(self, *, max_files: int = MAX_FILES, max_cached_bytes: int = MAX_CACHED_BYTES) -> None:
-        self.folder = Path(tempfile.mkdtemp(prefix="xattn-overlays-")).resolve()
+    def __init__(
+        self, folder: Path, *, max_files: int = MAX_FILES, max_cached_bytes: int = MAX_CACHED_BYTES
+    ) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self.folder = folder
         self._max_files = max_files
         self._max_cached_bytes = max_cached_bytes
         self._files: OrderedDict[Path, None] = OrderedDict()
         self._pictures: OrderedDict[_Key, images.Decoded] = OrderedDict()
         self._lock = threading.Lock()
         self._pool = ThreadPoolExecutor(2, thread_name_prefix="xattn-thumbnail")
-
-    def close(self) -> None:
-        self._pool.shutdown(cancel_futures=True)
-        shutil.rmtree(self.folder, ignore_errors=True)
 
     def size_of(self, path: Path) -> Size:
         """Of the upright original. Raises ImageError."""

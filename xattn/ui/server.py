@@ -4,26 +4,27 @@ from __future__ import annotations
 
 import os
 import signal
+import tempfile
 import threading
+import time
 import webbrowser
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from xattn import terminal
-from xattn.errors import StoreError
+from xattn.errors import StoreError, XattnError
 
 if TYPE_CHECKING:
+    from gradio.themes import Base
+
     from xattn.model import XAttnModel
     from xattn.ui.backend import Backend, Status
 
 STYLE = Path(__file__).with_name("style.css")
 MAX_UPLOAD = "100mb"
-FIRST_PORT = 7860
-
-
-class PortTaken(StoreError):
-    pass
+MAX_SESSIONS = 200
 
 
 def launch(
@@ -37,5 +38,117 @@ def launch(
     """Serves the page until it is interrupted.
 
     index_dir: an index; None: the sample photos, which are indexed at the first start.
-    port: None: the first free one from 7860 on.
+    port: None takes the first free one from 7860 on.
+    Raises StoreError if there is no such directory and XattnError if the port is taken. What goes wrong
+    later (an index of another model, an unknown model) is told on the page and on standard error.
     """
+    if index_dir is not None and not Path(index_dir).is_dir():
+        raise StoreError(
+            f"there is no index at {index_dir}; make one with `xattn index FOLDER --index {index_dir}`"
+        )
+    from xattn.ui.backend import Backend
+
+    backend = Backend(None if index_dir is None else Path(index_dir), model)
+    serve(backend, host=host, port=port, open_browser=open_browser)
+
+
+def serve(backend: Backend, *, host: str, port: int | None, open_browser: bool = False) -> None:
+    """`launch` for a backend that was not started yet."""
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, signal.default_int_handler)  # to leave no files behind
+    with suppress(KeyboardInterrupt), running(backend, host=host, port=port) as url:
+        if open_browser:
+            webbrowser.open(url)
+        while True:
+            time.sleep(3600)
+
+
+@contextmanager
+def running(backend: Backend, *, host: str, port: int | None) -> Iterator[str]:
+    """The page being served while the context is entered; gives its address."""
+    with ExitStack() as at_end:
+        folder = Path(at_end.enter_context(tempfile.TemporaryDirectory(prefix="xattn-"))).resolve()
+        _prepare_environment(folder / "uploads")
+        # Only now, as it reads the environment.
+        import gradio as gr
+
+        from xattn.ui.page import build
+        from xattn.ui.render import Renderer
+
+        renderer = Renderer(folder / "overlays")
+        gr.set_static_paths(renderer.folder)
+        page = build(backend, renderer)
+        try:
+            _, url, _ = page.launch(
+                server_name=host,
+                server_port=port,
+                share=False,
+                inbrowser=False,
+                prevent_thread_lock=True,
+                quiet=True,
+                ssr_mode=False,
+                footer_links=[],
+                run_history=False,
+                enable_monitoring=False,
+                max_file_size=MAX_UPLOAD,
+                state_session_capacity=MAX_SESSIONS,
+                theme=_theme(),
+                css_paths=STYLE,
+            )
+        except OSError as error:
+            where = f"port {port}" if port is not None else "none of the ports from 7860 to 7959"
+            raise XattnError(f"{where} on {host} can be used; choose another with --port") from error
+        at_end.callback(page.close, verbose=False)
+        terminal.err.print(f"xattn is at {url} (Ctrl+C stops it)")
+        report = at_end.enter_context(_Report())
+        at_end.callback(backend.close)
+        backend.start(report)
+        yield url
+
+
+def _theme() -> Base:
+    """Gradio's own with its own fonts, which come from this server. Its semi-bold lacks most letters."""
+    from gradio.themes import Default, LocalFont
+
+    return Default(
+        primary_hue="sky",
+        neutral_hue="slate",
+        font=(LocalFont("Source Sans Pro", weights=(400, 700)), "ui-sans-serif", "system-ui", "sans-serif"),
+    )
+
+
+def _prepare_environment(uploads: Path) -> None:
+    os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
+    os.environ["GRADIO_TEMP_DIR"] = str(uploads)
+    # Gradio asks itself whether it runs, and would ask a proxy where one is set.
+    for name in ("no_proxy", "NO_PROXY"):
+        os.environ[name] = ",".join(filter(None, [os.environ.get(name), "127.0.0.1", "localhost"]))
+
+
+class _Report:
+    """Tells the preparation on standard error. A context manager."""
+
+    def __init__(self) -> None:
+        self._bar: terminal.Bar | None = None
+
+    def __enter__(self) -> _Report:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._end_bar()
+
+    def __call__(self, status: Status) -> None:
+        """Called on the preparing thread."""
+        if status.stage == "indexing" and status.total:
+            if self._bar is None:
+                self._bar = terminal.Bar(status.message, "pictures")
+                self._bar.__enter__()
+            self._bar.update(status.message, status.done, status.total)
+        elif status.stage in ("ready", "failed"):
+            self._end_bar()
+            terminal.err.print(f"xattn: {terminal.plain(status.message)}")
+
+    def _end_bar(self) -> None:
+        if self._bar is not None:
+            self._bar.__exit__(None, None, None)
+            self._bar = None

@@ -50,7 +50,7 @@ class Viewer:
     def __init__(self, backend: Backend, renderer: Renderer, elem_id: str) -> None:
         self._backend = backend
         self._renderer = renderer
-        self.view = gr.State[View | None](None)
+        self.view = gr.State(None)
         with gr.Column(visible=False, elem_id=elem_id, elem_classes="xa-viewer") as self.panel:
             self.legend = gr.HTML()
             self.image = gr.Image(
@@ -63,7 +63,7 @@ class Viewer:
             )
             self.choice = gr.Radio([], show_label=False, container=False, elem_classes="xa-choice")
             with gr.Row(elem_classes="xa-controls"):
-                self.opacity = gr.Slider(0, 1, 0.55, step=0.05, label="Opacity", scale=3, min_width=180)
+                self.opacity = gr.Slider(0, 1, 0.55, step=0.05, label="Opacity", buttons=[], scale=3, min_width=180)
                 self.heat = gr.Checkbox(True, label="Colours", container=False, scale=1, min_width=90)
                 self.boxes = gr.Checkbox(True, label="Boxes", container=False, scale=1, min_width=90)
             self.region = gr.HTML(snippets.POINT_HINT)
