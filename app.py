@@ -9,7 +9,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--index", type=Path, metavar="DIR", help="an index made by `xattn index`")
     parser.add_argument("--model", default="default", help="name or directory of the model")
-    parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: this machine only)")
+    parser.add_argument(
+        "--host", default="127.0.0.1", help="address to listen on (default: this machine only)"
+    )
     parser.add_argument("--port", type=int, help="default: the first free one from 7860 on")
     parser.add_argument("--open-browser", action="store_true", help="open the page in the browser")
     options = parser.parse_args()

@@ -4,20 +4,19 @@ import os
 import shutil
 import socket
 
-os.environ["HF_HUB_OFFLINE"] = "1"
-os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
-# A person's own settings must not reach the tests.
-for name in ("XATTN_INDEX", "XATTN_MODEL"):
-    os.environ.pop(name, None)
-
+import pytest
+import torch
+from hypothesis import settings
 from jaxtyping import install_import_hook
 
 # Before the first import of xattn: every annotated shape and type in it is then checked at run time.
 install_import_hook("xattn", "beartype.beartype")
 
-import pytest
-import torch
-from hypothesis import settings
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
+# A person's own settings must not reach the tests.
+for name in ("XATTN_INDEX", "XATTN_MODEL"):
+    os.environ.pop(name, None)
 
 torch.set_num_threads(min(2, os.cpu_count() or 1))
 # Times vary with the machine's load; a deadline would make tests fail for no fault of the code.

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from io import BytesIO
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -311,7 +312,7 @@ def test_pixel_limit_is_exact_and_can_be_changed(write: Write) -> None:
         assert images.load(path).size == SIZE
 
 
-TRUNCATED = {
+TRUNCATED: dict[str, dict[str, Any]] = {
     "JPEG": {}, "progressive JPEG": {"progressive": True}, "PNG": {}, "WEBP": {}, "GIF": {}, "BMP": {},
     "TIFF": {}, "deflated TIFF": {"compression": "tiff_deflate"}, "AVIF": {},
 }  # fmt: skip
@@ -354,7 +355,8 @@ def test_end_marker_is_found_across_blocks(write: Write) -> None:
     for before in (0, block - 2, block - 1, block, 2 * block - 1):
         assert has_end(b"\xff" * before + b"\xff\xd9rest")
     assert not has_end(bytes(block - 1) + b"\xff" + bytes(5) + b"\xd9")
-    assert not has_end(b"")
+    assert has_end(b"\xff\xd9")
+    assert not has_end(b"\xff\xd8")
 
 
 def test_text_named_jpg(write: Write) -> None:
@@ -572,7 +574,7 @@ def test_scan_reports_a_folder_it_cannot_list(tmp_path: Path, monkeypatch: pytes
     if os.geteuid() == 0:  # nothing is forbidden to root
         scandir = os.scandir
 
-        def guarded(path: str):
+        def guarded(path: str) -> Any:
             if Path(path) == closed:
                 raise PermissionError(13, "Permission denied", path)
             return scandir(path)

@@ -47,7 +47,8 @@ def hot(row: int, column: int, grid: Size = GRID) -> np.ndarray:
 
 def change(before: Image.Image, after: Image.Image) -> np.ndarray:
     """float [h, w]: how far each pixel moved, summed over the colours."""
-    return np.abs(np.asarray(after, float) - np.asarray(before, float)).sum(-1)
+    moved: np.ndarray = np.abs(np.asarray(after, float) - np.asarray(before, float)).sum(-1)
+    return moved
 
 
 def centroid(change: np.ndarray) -> tuple[float, float]:

@@ -81,4 +81,4 @@ def test_import_is_cheap():
 
 
 def test_star_import_gives_every_name():
-    assert run_python("from xattn import *; print(*sorted(dir()))").split() >= sorted(NAMES)
+    assert set(run_python("from xattn import *; print(*dir())").split()) >= NAMES

@@ -112,12 +112,13 @@ def test_unknown_ids_are_left_out(tmp_path: Path) -> None:
 def test_a_reader_sees_what_another_connection_appends_to_a_mapped_shard(tmp_path: Path) -> None:
     reader, writer = Store(tmp_path, MODEL), Store(tmp_path, MODEL)
     fill(writer, [0])
-    assert reader.catalogue.changed_elsewhere()
     assert check(reader) == [0]
-    assert not reader.catalogue.changed_elsewhere()
+    before = reader.catalogue.version(), writer.catalogue.version()
+    assert (reader.catalogue.version(), writer.catalogue.version()) == before
     fill(writer, [1])
-    assert reader.catalogue.changed_elsewhere()
     assert check(reader) == [0, 1]
+    assert reader.catalogue.version() != before[0]
+    assert writer.catalogue.version() != before[1]
 
 
 # --- files ------------------------------------------------------------------------------------------

@@ -110,7 +110,7 @@ def _show_steps() -> Callable[[dict[str, float]], None]:
         if epoch and epoch[-1]["epoch"] != entry["epoch"]:
             epoch.clear()
         epoch.append(entry)
-        if entry["step"] * 1.0 == entry["steps"] or len(epoch) % 10 == 0:
+        if entry["step"] == entry["steps"] or len(epoch) % 10 == 0:
             means = [
                 f"{name} {sum(e[name] for e in epoch) / len(epoch):.3f}"
                 for name in ("loss", "pooled", "attended", "boxes", "absent")

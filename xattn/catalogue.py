@@ -112,7 +112,6 @@ class Catalogue:
     def __init__(self, path: Path, identity: Identity) -> None:
         self.path = path
         self._lock = threading.RLock()
-        self._data_version = -1
         with self._translated():
             self._db = sqlite3.connect(
                 path, timeout=BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False
@@ -236,11 +235,10 @@ class Catalogue:
         rows = self._all(sql, parameters)
         return rows[0][0] if rows else None
 
-    def changed_elsewhere(self) -> bool:
-        """True if another connection has committed since the last call; costs microseconds."""
+    def version(self) -> tuple[int, int]:
+        """Differs after every commit, of this connection or another; costs microseconds."""
         with self._lock:
-            before, self._data_version = self._data_version, int(self._one("PRAGMA data_version"))
-            return before != self._data_version
+            return int(self._one("PRAGMA data_version")), self._db.total_changes
 
     # --- reading ------------------------------------------------------------------------------------
 

@@ -16,13 +16,12 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from tokenizers import Tokenizer
 from torch import Tensor
 
 from xattn import quantize
 from xattn.attention import CrossAttention
 from xattn.encoders.fusion import FusionConfig
-from xattn.encoders.text import SentenceConfig, SentenceEncoder
+from xattn.encoders.text import SentenceConfig, SentenceEncoder, Tokenizer, read_tokenizer
 from xattn.encoders.vision import HybridConfig, HybridEncoder
 from xattn.errors import CheckpointError, ModelNotFound
 from xattn.model import Calibration, XAttnModel
@@ -44,10 +43,7 @@ def load_model(name: str | Path = "default", device: str | torch.device | None =
             f"and {directory} has none"
         )
     config = _read_config(directory)
-    try:
-        tokenizer = Tokenizer.from_file(str(directory / "tokenizer.json"))
-    except Exception as error:  # tokenizers raises bare Exception
-        raise CheckpointError(f"{directory / 'tokenizer.json'} cannot be read: {error}") from error
+    tokenizer = read_tokenizer(directory / "tokenizer.json")
     model = build_model(config, tokenizer, name=str(name))
     _load_weights(model, directory / "model.safetensors")
     if device is None:

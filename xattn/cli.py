@@ -10,6 +10,7 @@ import os
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from io import TextIOWrapper
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Annotated, Any
@@ -86,10 +87,11 @@ Json = Annotated[bool, typer.Option("--json", help="Print one JSON object and no
 Text = Annotated[str, typer.Argument(help="What to find. Brackets mark phrases: 'a dog in [a red hat]'.")]
 
 
-def _show_version(wanted: bool) -> None:
+def _show_version(wanted: bool) -> bool:
     if wanted:
         typer.echo(f"xattn {__version__}")
         raise typer.Exit
+    return wanted
 
 
 @app.callback()
@@ -342,6 +344,6 @@ def _save_overlay(image: Path, groundings: Sequence[Grounding], output: Path) ->
 def main() -> None:
     """The entry point of `xattn` and `python -m xattn`."""
     # Names of files may not be valid text; they are passed on as they are.
-    if os.name != "nt":
+    if os.name != "nt" and isinstance(sys.stdout, TextIOWrapper):
         sys.stdout.reconfigure(errors="surrogateescape")
     app(prog_name="xattn")

@@ -82,7 +82,10 @@ class Engine:
         self.model = model
         self._store = Store(self.index_dir, Identity(model.fingerprint, model.name, model.dim))
         self._index: Index = ExactIndex(model.dim)
-        self._lock = threading.RLock()
+        self._synced: tuple[int, int] | None = (
+            None  # version of the catalogue that the index is in step with
+        )
+        self._lock = threading.Lock()  # held while the index is searched or brought in step
 
     def __enter__(self) -> Engine:
         return self
@@ -103,16 +106,17 @@ class Engine:
     def info(self) -> IndexInfo:
         """What the index holds, as stored at this moment."""
         catalogue = self._store.catalogue
-        return IndexInfo(
-            index_dir=self.index_dir,
-            num_pictures=catalogue.num_pictures(),
-            num_regions=catalogue.num_regions(),
-            num_bytes=self._store.num_bytes(),
-            dim=catalogue.identity.dim,
-            model_name=catalogue.identity.name,
-            fingerprint=catalogue.identity.fingerprint,
-            format_version=FORMAT_VERSION,
-        )
+        with catalogue.snapshot():
+            return IndexInfo(
+                index_dir=self.index_dir,
+                num_pictures=catalogue.num_pictures(),
+                num_regions=catalogue.num_regions(),
+                num_bytes=self._store.num_bytes(),
+                dim=catalogue.identity.dim,
+                model_name=catalogue.identity.name,
+                fingerprint=catalogue.identity.fingerprint,
+                format_version=FORMAT_VERSION,
+            )
 
     # --- writing ------------------------------------------------------------------------------------
 
@@ -140,7 +144,6 @@ class Engine:
             progress=progress,
             batch_size=batch_size,
             max_pixels=max_pixels,
-            committed=self._sync,
         )
 
     def remove(self, paths: Path | str | Sequence[Path | str]) -> list[Path]:
@@ -154,7 +157,6 @@ class Engine:
             removed = sorted(known)
             self._store.forget(removed)
             self._store.reclaim()
-        self._sync()
         return removed
 
     # --- searching ----------------------------------------------------------------------------------
@@ -192,23 +194,27 @@ class Engine:
         return self.model.ground_regions(self.model.encode_images([picture]), phrases, [size])[0]
 
     def _sync(self) -> None:
-        """Brings the index in step with the catalogue."""
-        with self._lock, self._store.catalogue.snapshot():
-            stored, held = self._store.catalogue.content_ids(), self._index.ids
+        """Brings the index in step with the catalogue, which this or another process may have changed."""
+        catalogue = self._store.catalogue
+        with catalogue.snapshot():
+            version = catalogue.version()
+            if version == self._synced:
+                return
+            stored, held = catalogue.content_ids(), self._index.ids
             gone = np.setdiff1d(held, stored, assume_unique=True)
             new = np.setdiff1d(stored, held, assume_unique=True)
             if len(gone):
                 self._index.remove(gone)
             if len(new):
-                for ids, vectors in self._store.catalogue.vectors_from(int(new.min())):
+                for ids, vectors in catalogue.vectors_from(int(new.min())):
                     missing = np.isin(ids, new, assume_unique=True)
                     self._index.add(ids[missing], vectors[missing])
+        self._synced = version
 
     def _candidates(self, query: Float[Tensor, "1 D"], k: int) -> list[int]:
         """Ids of the contents whose pooled vectors are nearest."""
         with self._lock:
-            if self._store.catalogue.changed_elsewhere():
-                self._sync()
+            self._sync()
             _, ids = self._index.search(query.float().cpu().numpy(), k)
         return [int(i) for i in ids[0]]
 

@@ -48,13 +48,15 @@ _PLUGINS: dict[str, type[ImageFile.ImageFile]] = {
 FORMATS = tuple(name for name in _PLUGINS if name != "AVIF" or features.check("avif"))
 
 EXTENSIONS = frozenset(
-    (".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".apng", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif")
-)  # fmt: skip
+    {".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".apng"}
+    | {".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif"}
+)
 """Lower case. By these `scan` recognises pictures."""
 
 UNREADABLE_EXTENSIONS = frozenset(
-    (".heic", ".heif", ".jxl", ".jp2", ".psd", ".dng", ".cr2", ".cr3", ".nef", ".arw", ".orf", ".rw2", ".raf")
-)  # fmt: skip
+    {".heic", ".heif", ".jxl", ".jp2", ".psd"}
+    | {".dng", ".cr2", ".cr3", ".nef", ".arw", ".orf", ".rw2", ".raf"}
+)
 """Pictures too, which a person expects to find; so `scan` names them rather than passing over them."""
 
 _TRANSPOSES = {
@@ -67,6 +69,8 @@ _TRANSPOSES = {
     8: Image.Transpose.ROTATE_90,
 }
 """EXIF orientation → what makes it upright. From 5 on, the sides change places."""
+
+_END_OF_JPEG = b"\xff\xd9"
 
 
 class Decoded(NamedTuple):
@@ -168,9 +172,14 @@ def _has_end(file: IO[bytes]) -> bool:
     Pillow itself refuses a file that just stops, but if zeros fill up its length, as after a download
     that broke off, it decodes them to grey.
     """
+    header_end = file.tell()
+    file.seek(-2, os.SEEK_END)
+    if file.read() == _END_OF_JPEG:  # nearly always, and reads nothing else
+        return True
+    file.seek(header_end)
     last = b""
     while block := file.read(1 << 20):
-        if b"\xff\xd9" in last + block:
+        if _END_OF_JPEG in last + block:
             return True
         last = block[-1:]
     return False

@@ -68,17 +68,16 @@ def add_pictures(
     progress: Callable[[Progress], None] | None,
     batch_size: int,
     max_pixels: int,
-    committed: Callable[[], None],
 ) -> AddReport:
     """Brings the store in step with the files at and below `roots`, which are absolute.
 
-    committed: called after every commit. If anything raises, KeyboardInterrupt included, what was
+    If anything raises, KeyboardInterrupt included, what was
     committed until then stays. Raises IndexBusy if someone else is writing, ImageError if a root does not
     exist.
     """
     started = time.monotonic()
     with store.writing():
-        addition = _Addition(store, model, progress, batch_size, max_pixels, committed)
+        addition = _Addition(store, model, progress, batch_size, max_pixels)
         report = addition.run(roots)
     report.seconds = time.monotonic() - started
     return report
@@ -94,14 +93,12 @@ class _Addition:
         progress: Callable[[Progress], None] | None,
         batch_size: int,
         max_pixels: int,
-        committed: Callable[[], None],
     ) -> None:
         self._store = store
         self._model = model
         self._progress = progress
         self._batch_size = batch_size
         self._max_pixels = max_pixels
-        self._committed = committed
         self._report = AddReport()
         self._hashes = (
             store.catalogue.hashes()
@@ -242,7 +239,6 @@ class _Addition:
         if self._files:
             self._store.write(self._contents, self._files)
             self._contents, self._files = [], []
-            self._committed()
         self._last_commit = time.monotonic()
 
     def _forget_vanished(self, roots: Sequence[Path], scanned: set[Path]) -> None:
@@ -255,7 +251,6 @@ class _Addition:
         if self._report.removed:
             self._store.forget(self._report.removed)
         self._store.reclaim()
-        self._committed()
 
     def _tick(self, path: Path) -> None:
         self._done += 1

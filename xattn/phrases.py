@@ -344,7 +344,7 @@ def _open_class(word: _Word, before: str, previous: _Word | None, following: _Wo
     text, tag = word.text, word.tag
     if text.endswith("ing") and text not in ING_NOUNS:
         return _participle(text, before, previous, following)
-    if text in LINKING or (text.endswith("ed") and tag in ("VBN", "VBD")):
+    if text.endswith("ed") and tag in ("VBN", "VBD"):
         linked = before in "DARC.,O" or text in LINKING or "-" in text
         return "A" if linked and _is_noun_like(following) else "."
     if previous is not None and _is_finite_verb(text, before, previous):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -16,6 +17,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from xattn.encoders.base import TextEncoder
+from xattn.errors import CheckpointError
+
+__all__ = ["SentenceConfig", "SentenceEncoder", "TextHead", "Tokenizer", "read_tokenizer"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +33,14 @@ class SentenceConfig:
     num_heads: int = 12
     feedforward: int = 1536
     max_tokens: int = 64
+
+
+def read_tokenizer(path: Path) -> Tokenizer:
+    """A tokenizer.json. Raises CheckpointError if it is missing or damaged."""
+    try:
+        return Tokenizer.from_file(str(path))
+    except Exception as error:  # the library raises nothing more specific
+        raise CheckpointError(f"{path} cannot be read: {error}") from error
 
 
 class SentenceEncoder(TextEncoder):

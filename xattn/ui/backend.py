@@ -66,7 +66,9 @@ class Backend:
 
     def start(self, report: Callable[[Status], None] = lambda status: None) -> None:
         """Prepares the engine. `report` is called with every new status, on the preparing thread."""
-        self._thread = threading.Thread(target=self._prepare, args=(report,), name="xattn-prepare", daemon=True)
+        self._thread = threading.Thread(
+            target=self._prepare, args=(report,), name="xattn-prepare", daemon=True
+        )
         self._thread.start()
 
     def close(self) -> None:
@@ -123,14 +125,16 @@ class Backend:
             else:
                 self._engine = engine = open_index(self.index_dir, model)
             engine.search("a warm-up", 1)  # loads the tagger, pages in the index
-            set_status(Status("ready", "Ready"))
+            set_status(Status("ready", f"Ready, {len(engine)} pictures"))
         except _Stopped:
             pass
         except XattnError as error:
             set_status(Status("failed", str(error)))
         except Exception as error:
             _log.exception("the engine could not be prepared")
-            set_status(Status("failed", f"The engine could not be started: {type(error).__name__}: {error}"))
+            set_status(
+                Status("failed", f"The engine could not be started: {type(error).__name__}: {error}")
+            )
 
     def _open_samples(self, model: XAttnModel) -> Engine:
         if not self.samples.exist():
@@ -162,7 +166,9 @@ class Backend:
                 engine.add(self.samples.photos, progress=progress)
                 return
             except IndexBusy:
-                set_status(Status("indexing", "Another xattn is indexing the sample photos; waiting for it"))
+                set_status(
+                    Status("indexing", "Another xattn is indexing the sample photos; waiting for it")
+                )
                 if self._stop.wait(BUSY_RETRY_SECONDS):
                     raise _Stopped from None
 

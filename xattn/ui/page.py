@@ -35,7 +35,7 @@ def build(backend: Backend, renderer: Renderer) -> gr.Blocks:
         status = gr.HTML(snippets.status(backend.status))
         with gr.Tab("Search"):
             search = _SearchTab(backend, renderer)
-        with gr.Tab("One picture"):
+        with gr.Tab("Find in one picture"):
             ground = _GroundTab(backend, renderer)
         if backend.shows_samples and backend.samples.credits:
             with gr.Tab("Credits"):
@@ -57,7 +57,14 @@ def build(backend: Backend, renderer: Renderer) -> gr.Blocks:
 
         outputs = [status, timer, search.button, ground.button, search.summary]
         for event in (page.load, timer.tick):
-            event(poll, None, outputs, show_progress="hidden", concurrency_limit=None, api_visibility="private")
+            event(
+                poll,
+                None,
+                outputs,
+                show_progress="hidden",
+                concurrency_limit=None,
+                api_visibility="private",
+            )
     return page
 
 
@@ -92,7 +99,7 @@ class _SearchTab:
                 self.gallery = gr.Gallery(
                     show_label=False,
                     columns=4,
-                    object_fit="cover",
+                    object_fit="contain",
                     allow_preview=False,
                     interactive=False,
                     buttons=[],
@@ -152,11 +159,13 @@ class _SearchTab:
         ]
 
     @guarded
-    def _open(self, views: list[View], *look: Any, event: gr.SelectData) -> Any:
+    def _open(
+        self, views: list[View], opacity: float, heat: bool, boxes: bool, event: gr.SelectData
+    ) -> Any:
         index = event.index
         if not isinstance(index, int) or not 0 <= index < len(views):
             return gr.skip()
-        return self.viewer.show(views[index], *look)
+        return self.viewer.show(views[index], opacity, heat, boxes)
 
 
 class _GroundTab:
@@ -185,7 +194,9 @@ class _GroundTab:
                         min_width=180,
                         elem_id="ground-query",
                     )
-                    self.button = gr.Button("Find", variant="primary", interactive=False, scale=1, min_width=90)
+                    self.button = gr.Button(
+                        "Find", variant="primary", interactive=False, scale=1, min_width=90
+                    )
                 gr.HTML('<p class="xa-summary">The picture stays on this machine and is not kept.</p>')
             with gr.Column(scale=6, min_width=320):
                 self.viewer = Viewer(backend, renderer, "ground-view")

@@ -124,7 +124,9 @@ class Renderer:
         picture.save(file, "JPEG", quality=90)
         with self._lock:
             self._files[file] = None
-            outdated = [self._files.popitem(last=False)[0] for _ in range(len(self._files) - self._max_files)]
+            outdated = [
+                self._files.popitem(last=False)[0] for _ in range(len(self._files) - self._max_files)
+            ]
         for old in outdated:
             old.unlink(missing_ok=True)
         return file

@@ -17,6 +17,7 @@ from xattn import terminal
 from xattn.errors import StoreError, XattnError
 
 if TYPE_CHECKING:
+    from gradio import Blocks
     from gradio.themes import Base
 
     from xattn.model import XAttnModel
@@ -68,42 +69,49 @@ def running(backend: Backend, *, host: str, port: int | None) -> Iterator[str]:
     """The page being served while the context is entered; gives its address."""
     with ExitStack() as at_end:
         folder = Path(at_end.enter_context(tempfile.TemporaryDirectory(prefix="xattn-"))).resolve()
-        _prepare_environment(folder / "uploads")
-        # Only now, as it reads the environment.
-        import gradio as gr
-
-        from xattn.ui.page import build
-        from xattn.ui.render import Renderer
-
-        renderer = Renderer(folder / "overlays")
-        gr.set_static_paths(renderer.folder)
-        page = build(backend, renderer)
-        try:
-            _, url, _ = page.launch(
-                server_name=host,
-                server_port=port,
-                share=False,
-                inbrowser=False,
-                prevent_thread_lock=True,
-                quiet=True,
-                ssr_mode=False,
-                footer_links=[],
-                run_history=False,
-                enable_monitoring=False,
-                max_file_size=MAX_UPLOAD,
-                state_session_capacity=MAX_SESSIONS,
-                theme=_theme(),
-                css_paths=STYLE,
-            )
-        except OSError as error:
-            where = f"port {port}" if port is not None else "none of the ports from 7860 to 7959"
-            raise XattnError(f"{where} on {host} can be used; choose another with --port") from error
+        with terminal.err.status("starting"):
+            page, url = _start(backend, folder, host, port)
         at_end.callback(page.close, verbose=False)
         terminal.err.print(f"xattn is at {url} (Ctrl+C stops it)")
         report = at_end.enter_context(_Report())
         at_end.callback(backend.close)
         backend.start(report)
         yield url
+
+
+def _start(backend: Backend, folder: Path, host: str, port: int | None) -> tuple[Blocks, str]:
+    """The launched page and its address. folder: for files that live as long as the server."""
+    _prepare_environment(folder / "uploads")
+    # Only now, as Gradio reads the environment.
+    import gradio as gr
+
+    from xattn.ui.page import build
+    from xattn.ui.render import Renderer
+
+    renderer = Renderer(folder / "overlays")
+    gr.set_static_paths(renderer.folder)
+    page = build(backend, renderer)
+    try:
+        _, url, _ = page.launch(
+            server_name=host,
+            server_port=port,
+            share=False,
+            inbrowser=False,
+            prevent_thread_lock=True,
+            quiet=True,
+            ssr_mode=False,
+            footer_links=[],
+            run_history=False,
+            enable_monitoring=False,
+            max_file_size=MAX_UPLOAD,
+            state_session_capacity=MAX_SESSIONS,
+            theme=_theme(),
+            css_paths=STYLE,
+        )
+    except OSError as error:
+        taken = f"port {port} is" if port is not None else "the ports from 7860 to 7959 are"
+        raise XattnError(f"{taken} taken on {host}; choose another with --port") from error
+    return page, url
 
 
 def _theme() -> Base:

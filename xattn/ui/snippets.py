@@ -37,7 +37,9 @@ def plain_percent(share: float) -> str:
 
 def error(problem: XattnError) -> str:
     """One sentence; of a picture's path only the name, as an upload's folder means nothing to its owner."""
-    text = f"{problem.path.name}: {problem.reason}" if isinstance(problem, ImageError) else str(problem)
+    if isinstance(problem, ImageError):
+        return escape(f"{problem.path.name}: {problem.reason}")
+    text = str(problem)
     return escape(text[:1].upper() + text[1:])
 
 
@@ -100,9 +102,9 @@ def caption(rank: int, probability: float) -> str:
 
 def legend(view: View, readable: bool = True) -> str:
     """Heading, then one chip a phrase: colour, text, probability."""
-    where = f"Result {view.rank}: " if view.rank else ""
+    where = f"Result {view.rank}" if view.rank else "The whole text"
     name = f"<span>{escape(view.path.name)}</span>" if view.rank else ""
-    heading = f'<p class="xa-heading"><b>{where}{percent(view.whole.probability)} match</b>{name}</p>'
+    heading = f'<p class="xa-heading"><b>{where}: {percent(view.whole.probability)} match</b>{name}</p>'
     chips = "".join(_chip(i, part) for i, part in enumerate(view.groundings))
     gone = "" if readable else '<p class="xa-gone">The picture file can no longer be read.</p>'
     return f'<div class="xa-legend">{heading}<ul>{chips}</ul>{gone}</div>'
@@ -110,8 +112,9 @@ def legend(view: View, readable: bool = True) -> str:
 
 def _chip(number: int, part: Grounding) -> str:
     absent = part.null_weight >= ABSENT
-    hint = f"<em>not found here ({percent(part.null_weight)} looks nowhere)</em>" if absent else ""
-    kind = ' class="xa-absent"' if absent else ""
+    hint = "<em>not found here</em>" if absent else ""
+    attention = f"{percent(part.null_weight)} of its attention goes nowhere in this picture"
+    kind = f' class="xa-absent" title="{attention}"' if absent else ""
     return (
         f"<li{kind}>{_swatch(number)}<span>{escape(part.phrase.text)}</span>"
         f"<b>{percent(part.probability)}</b>{hint}</li>"
@@ -133,10 +136,10 @@ def region(view: View, shown: Iterable[tuple[int, Grounding]]) -> str:
     for number, part in shown:
         weight, added = float(part.weights[view.region]), float(part.contributions[view.region])
         average = (1 - part.null_weight) / part.weights.size
-        times = f"{weight / average:.1f}× the average" if average > 0 else "nothing"
+        times = f", {weight / average:.1f}× the average" if average > 0 else ""
         rows.append(
             f"<tr><th>{_swatch(number)}{escape(part.phrase.text)}</th>"
-            f"<td>{weight:.1%} of its attention, {times}</td><td>{added:+.2f} to its score</td></tr>"
+            f"<td>{weight:.1%} of its attention{times}</td><td>{_signed(added)} to its score</td></tr>"
         )
     return f'<div class="xa-point"><b>In the framed region</b><table>{"".join(rows)}</table></div>'
 
@@ -146,8 +149,11 @@ def sums(view: View) -> str:
     parts = [*enumerate(view.phrases), (len(view.phrases), view.whole)]
     rows = []
     for number, part in parts:
-        addends = [float(part.contributions.sum()), *(part.rest[name] for name in ("pooled", "null", "bias"))]
-        cells = "".join(f"<td>{addend:+.2f}</td>" for addend in addends)
+        addends = [
+            float(part.contributions.sum()),
+            *(part.rest[name] for name in ("pooled", "null", "bias")),
+        ]
+        cells = "".join(f"<td>{_signed(addend)}</td>" for addend in addends)
         rows.append(
             f"<tr><th>{_swatch(number)}{escape(part.phrase.text)}</th>{cells}"
             f"<td><b>{part.score:.2f}</b></td><td>{percent(part.probability)}</td></tr>"
@@ -165,6 +171,10 @@ def sums(view: View) -> str:
         )
     )
     return f'<div class="xa-sums"><table><tr>{head}</tr>{"".join(rows)}</table></div>'
+
+
+def _signed(addend: float) -> str:
+    return f"{round(addend, 2) + 0.0:+.2f}"  # + 0.0 makes -0.0 a plain zero
 
 
 # --- credits --------------------------------------------------------------------------------------------

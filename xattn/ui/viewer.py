@@ -20,6 +20,8 @@ from xattn.ui.view import Look, View
 
 P = ParamSpec("P")
 
+TOAST_TITLE = "That did not work"
+
 _log = logging.getLogger(__name__)
 
 
@@ -31,10 +33,10 @@ def guarded(handler: Callable[P, Any]) -> Callable[P, Any]:
         try:
             return handler(*args, **kwargs)
         except XattnError as error:
-            gr.Warning(snippets.error(error))
+            gr.Warning(snippets.error(error), title=TOAST_TITLE)
         except Exception:
             _log.exception("%s failed", handler.__name__)
-            gr.Warning("Something went wrong. The terminal where xattn runs shows what.")
+            gr.Warning("Something went wrong. The terminal where xattn runs shows what.", title=TOAST_TITLE)
         return gr.skip()
 
     return guarded_handler
@@ -63,9 +65,11 @@ class Viewer:
             )
             self.choice = gr.Radio([], show_label=False, container=False, elem_classes="xa-choice")
             with gr.Row(elem_classes="xa-controls"):
-                self.opacity = gr.Slider(0, 1, 0.55, step=0.05, label="Opacity", buttons=[], scale=3, min_width=180)
-                self.heat = gr.Checkbox(True, label="Colours", container=False, scale=1, min_width=90)
-                self.boxes = gr.Checkbox(True, label="Boxes", container=False, scale=1, min_width=90)
+                self.opacity = gr.Slider(
+                    0, 1, 0.55, step=0.05, label="Opacity", buttons=[], scale=3, min_width=180
+                )
+                self.heat = gr.Checkbox(True, label="Colours", container=False, scale=1, min_width=110)
+                self.boxes = gr.Checkbox(True, label="Boxes", container=False, scale=1, min_width=110)
             self.region = gr.HTML(snippets.POINT_HINT)
             with gr.Accordion("How the scores add up", open=False):
                 self.sums = gr.HTML()
@@ -119,12 +123,20 @@ class Viewer:
         return self._renderer.large(view, Look(choice, *look)), snippets.region(view, view.shown(choice))
 
     @guarded
-    def _ask(self, view: View | None, choice: str | None, *look: Any, event: gr.SelectData) -> Any:
+    def _ask(
+        self,
+        view: View | None,
+        choice: str | None,
+        opacity: float,
+        heat: bool,
+        boxes: bool,
+        event: gr.SelectData,
+    ) -> Any:
         """A click on the picture asks about the region there; a second click on it asks no more."""
         if view is None:
             return gr.skip()
         grid: Size = view.whole.weights.shape
         region = cell_at(tuple(event.index), grid, self._renderer.large_size(view))
         view = replace(view, region=None if region == view.region else region)
-        drawn = self._renderer.large(view, Look(choice, *look))
+        drawn = self._renderer.large(view, Look(choice, opacity, heat, boxes))
         return view, drawn, snippets.region(view, view.shown(choice))
