@@ -37,10 +37,11 @@ class Browser(webdriver.Chrome):
 
     def problems(self) -> list[str]:
         """Errors of the page: thrown in scripts, written to the console, requests that failed."""
-        return [entry["message"] for entry in self.get_log("browser") if entry["level"] == "SEVERE"]
+        entries = self.get_log("browser")  # type: ignore[no-untyped-call]
+        return [entry["message"] for entry in entries if entry["level"] == "SEVERE"]
 
     def read_traffic(self) -> None:
-        for entry in self.get_log("performance"):
+        for entry in self.get_log("performance"):  # type: ignore[no-untyped-call]
             message = json.loads(entry["message"])["message"]
             if message["method"] in ("Network.requestWillBeSent", "Network.webSocketCreated"):
                 params = message["params"]

@@ -28,12 +28,12 @@ MIN_COVER = 0.25
 class PictureFeatures:
     """The fusion's inputs for B pictures of any mix of shapes, padded with zeros; mask: True = real.
 
-    sizes: (H, W) of each grid
+    T = 1 + R tokens, S = 1 + P places; sizes: (H, W) of each grid
     """
 
-    tokens: Float[Tensor, "B 1+R V"]
+    tokens: Float[Tensor, "B T V"]
     cells: Float[Tensor, "B P C"]
-    prior: Float[Tensor, "B 1+P text"]
+    prior: Float[Tensor, "B S text"]
     resample: Float[Tensor, "B R P"]
     mask: Bool[Tensor, "B R"]
     sizes: tuple[Size, ...]

@@ -42,12 +42,12 @@ DECODE_AHEAD = 2 * BATCH_SIZE
 
 @dataclass(frozen=True, slots=True)
 class ViewFeatures:
-    """One view of a split; arrays as in the module docstring."""
+    """One view of a split; arrays as in the module docstring, T = 1 + R tokens and S = 1 + P places."""
 
     views: list[View]
     conv: Float[np.ndarray, "N P C"]
-    vit: Float[np.ndarray, "N 1+R V"]
-    prior: Float[np.ndarray, "N 1+P text"]
+    vit: Float[np.ndarray, "N T V"]
+    prior: Float[np.ndarray, "N S text"]
     grid: Int[np.ndarray, "N 2"]
 
     def size(self, row: int) -> Size:

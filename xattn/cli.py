@@ -84,7 +84,9 @@ ModelName = Annotated[
     str, typer.Option("--model", envvar="XATTN_MODEL", help="Name or directory of the model.")
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
-Text = Annotated[str, typer.Argument(help="What to find. Brackets mark phrases: 'a dog in [a red hat]'.")]
+Text = Annotated[
+    str, typer.Argument(metavar="TEXT", help="What to find. Brackets mark phrases: 'a dog in [a red hat]'.")
+]
 
 
 def _show_version(wanted: bool) -> bool:
@@ -172,7 +174,10 @@ def search(
 
 @app.command()
 def ground(
-    image: Annotated[Path, typer.Argument(exists=True, dir_okay=False, help="A picture, indexed or not.")],
+    image: Annotated[
+        Path,
+        typer.Argument(metavar="IMAGE", exists=True, dir_okay=False, help="A picture, indexed or not."),
+    ],
     text: Text,
     output: Annotated[
         Path | None,
@@ -215,7 +220,9 @@ def info(index_dir: IndexDir = DEFAULT_INDEX, model: ModelName = "default", as_j
 
 @app.command()
 def remove(
-    paths: Annotated[list[Path], typer.Argument(help="Picture files, or folders with all below them.")],
+    paths: Annotated[
+        list[Path], typer.Argument(metavar="PATH", help="Picture files, or folders with all below them.")
+    ],
     index_dir: IndexDir = DEFAULT_INDEX,
     model: ModelName = "default",
 ) -> None:
@@ -268,7 +275,8 @@ def evaluate(
     if json_file is not None:
         _check_folder(json_file, "--json")
     with terminal.err.status("loading"):
-        from xattn import evaluation, load_model
+        from xattn import evaluation
+        from xattn.checkpoint import load_model
 
         dataset = evaluation.load_dataset(data, split)
         first = load_model(model)

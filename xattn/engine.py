@@ -82,9 +82,7 @@ class Engine:
         self.model = model
         self._store = Store(self.index_dir, Identity(model.fingerprint, model.name, model.dim))
         self._index: Index = ExactIndex(model.dim)
-        self._synced: tuple[int, int] | None = (
-            None  # version of the catalogue that the index is in step with
-        )
+        self._synced: tuple[int, int] | None = None  # the catalogue's version that is in the index
         self._lock = threading.Lock()  # held while the index is searched or brought in step
 
     def __enter__(self) -> Engine:

@@ -71,9 +71,8 @@ def add_pictures(
 ) -> AddReport:
     """Brings the store in step with the files at and below `roots`, which are absolute.
 
-    If anything raises, KeyboardInterrupt included, what was
-    committed until then stays. Raises IndexBusy if someone else is writing, ImageError if a root does not
-    exist.
+    If anything raises, KeyboardInterrupt included, what was committed until then stays.
+    Raises IndexBusy if someone else is writing, ImageError if a root does not exist.
     """
     started = time.monotonic()
     with store.writing():

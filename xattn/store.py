@@ -90,10 +90,12 @@ class Store:
 
     def num_bytes(self) -> int:
         """Size of all files of the index."""
-        ours = (
-            p for p in self.directory.iterdir() if p.name.startswith(CATALOGUE) or _SHARD.fullmatch(p.name)
-        )
-        return sum(path.stat().st_size for path in ours)
+        total = 0
+        for path in self.directory.iterdir():
+            if path.name.startswith(CATALOGUE) or _SHARD.fullmatch(path.name):
+                with suppress(FileNotFoundError):  # a writer may just have deleted it
+                    total += path.stat().st_size
+        return total
 
     # --- reading ------------------------------------------------------------------------------------
 

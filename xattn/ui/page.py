@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import gradio as gr
-from gradio.components.image import ImageData
+from gradio.data_classes import ImageData
 
 from xattn.ui import snippets
 from xattn.ui.backend import Backend, timed_search
@@ -30,7 +30,8 @@ SCROLL_TO_VIEW = """(...values) => {
 def build(backend: Backend, renderer: Renderer) -> gr.Blocks:
     """The page as an app that is not launched yet."""
     forget = (FORGET_UPLOADS_SECONDS, FORGET_UPLOADS_SECONDS)
-    with gr.Blocks(title="xattn", analytics_enabled=False, delete_cache=forget) as page:
+    page: gr.Blocks = gr.Blocks(title="xattn", analytics_enabled=False, delete_cache=forget)
+    with page:
         gr.HTML(snippets.HEADER)
         status = gr.HTML(snippets.status(backend.status))
         with gr.Tab("Search"):

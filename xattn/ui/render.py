@@ -24,7 +24,7 @@ from xattn.ui.view import Look, View
 
 THUMBNAIL_SIDE = 360
 LARGE_SIDE = 960
-"""Pixels of the long side. Small photos are enlarged, so that lines and labels are as sharp as elsewhere."""
+"""Pixels of the long side. Small photos are enlarged, so that lines and labels are sharp on them too."""
 MAX_FILES = 600
 """About 60 MB; the browser has long fetched what is removed."""
 MAX_CACHED_BYTES = 96_000_000

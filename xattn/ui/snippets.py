@@ -71,8 +71,8 @@ def welcome(num_pictures: int, model_name: str, *, samples: bool) -> str:
         )
     what = "sample photos" if samples else "pictures"
     return (
-        f'<p class="xa-summary">{num_pictures:,} {what}, model {escape(model_name)}. Describe what to find; '
-        "put a part in [brackets] to have it located by itself.</p>"
+        f'<p class="xa-summary">{num_pictures:,} {what}, model {escape(model_name)}. '
+        "Describe what to find; put a part in [brackets] to have it located by itself.</p>"
     )
 
 
@@ -197,8 +197,8 @@ def credits(entries: Iterable[Credit]) -> str:
         for entry in entries
     )
     return (
-        "<p>The sample photos were published on Flickr and come from the COCO 2017 data set. They belong to "
-        "their authors and were resized. The model was not trained on them.</p>"
+        "<p>The sample photos were published on Flickr and come from the COCO 2017 data set. They belong "
+        "to their authors and were resized. The model that comes with xattn was not trained on them.</p>"
         f'<div class="xa-sums"><table>{rows}</table></div>'
     )
 
