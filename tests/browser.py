@@ -12,9 +12,8 @@ from urllib.parse import urlsplit
 
 from selenium import webdriver
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+CHROMIUM = shutil.which("chromium")
 CHROMEDRIVER = shutil.which("chromedriver")
-MISSING = "" if CHROMIUM and CHROMEDRIVER else "Chromium or chromedriver is not installed"
 
 FLAGS = (
     "--headless",

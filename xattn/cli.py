@@ -351,7 +351,7 @@ def _save_overlay(image: Path, groundings: Sequence[Grounding], output: Path) ->
 
 def main() -> None:
     """The entry point of `xattn` and `python -m xattn`."""
-    # Names of files may not be valid text; they are passed on as they are.
-    if os.name != "nt" and isinstance(sys.stdout, TextIOWrapper):
-        sys.stdout.reconfigure(errors="surrogateescape")
+    if isinstance(sys.stdout, TextIOWrapper):
+        # What the output's encoding lacks, as in a file's name, is no reason to fail.
+        sys.stdout.reconfigure(errors="backslashreplace")
     app(prog_name="xattn")

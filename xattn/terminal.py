@@ -144,7 +144,7 @@ def print_info(info: IndexInfo) -> None:
 
 
 def print_lines(rows: Iterable[Sequence[object]]) -> None:
-    """Tabs between the fields. Paths are printed exactly as the file system has them."""
+    """Tabs between the fields, which are printed exactly as they are."""
     for row in rows:
         sys.stdout.write("\t".join(map(str, row)) + "\n")
 
