@@ -375,7 +375,8 @@ def test_where_the_index_is(given, expected, monkeypatch):
 def test_output_that_its_encoding_cannot_hold():
     code = (
         "from unittest import mock; from xattn import cli, terminal\n"
-        "with mock.patch.object(cli, 'app', lambda **_: terminal.print_lines([[1, 'a\u6f22.jpg']])): cli.main()"
+        "def app(**options): terminal.print_lines([[1, 'a\u6f22.jpg']])\n"
+        "with mock.patch.object(cli, 'app', app): cli.main()"
     )
     env = {**os.environ, "PYTHONIOENCODING": "ascii"}
     printed = subprocess.check_output([sys.executable, "-c", code], env=env)

@@ -523,9 +523,9 @@ def test_scan_survives_link_loops_and_lists_linked_folders_once(tmp_path: Path) 
     root = tmp_path / "root"
     (root / "album" / "up").symlink_to(root)
     (root / "album" / "self").symlink_to(root / "album")
-    (root / "aaa").symlink_to(
-        root / "album"
-    )  # sorts before the real folder, which gives the path all the same
+    # These sort before and after the real folder, which gives the path all the same.
+    (root / "aaa").symlink_to(root / "album")
+    (root / "zzz").symlink_to(root / "album")
     (root / "far").symlink_to(tmp_path / "elsewhere")
     (tmp_path / "elsewhere" / "back").symlink_to(root)
     assert found_in(root) == ([inside, root / "far" / outside.name], {})

@@ -87,9 +87,8 @@ def view(samples) -> View:
 
 
 def test_choices_offer_every_phrase_and_the_whole(view):
-    assert view.choices() == [
-        ("All phrases", ALL), ("a red spot", "0"), ("the blue", "1"), ("pink", "2"), ("The whole text", WHOLE),
-    ]  # fmt: skip
+    parts = [("a red spot", "0"), ("the blue", "1"), ("pink", "2")]
+    assert view.choices() == [("All phrases", ALL), *parts, ("The whole text", WHOLE)]
     assert view.default_choice() == ALL
 
 

@@ -135,8 +135,8 @@ def split_off(dataset: Dataset, recipe: Recipe) -> tuple[list[Picture], list[Pic
     pictures = dataset.pictures
     if recipe.held_out < 2 or len(pictures) < recipe.held_out + recipe.batch_size:
         raise DataError(
-            f"{len(pictures)} pictures with captions; expected {max(2, recipe.held_out)} to calibrate on (held_out) "
-            f"and at least {recipe.batch_size} to train on (batch_size): change these with --set"
+            f"{len(pictures)} pictures with captions; expected {max(2, recipe.held_out)} to calibrate on "
+            f"(held_out) and at least {recipe.batch_size} to train on (batch_size): change these with --set"
         )
     kept = set(random.Random(recipe.seed).sample(range(len(pictures)), recipe.held_out))
     return (
