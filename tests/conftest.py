@@ -9,8 +9,10 @@ import torch
 from hypothesis import settings
 from jaxtyping import install_import_hook
 
+import tests.typecheck  # noqa: F401  the hook looks its name up
+
 # Before the first import of xattn: every annotated shape and type in it is then checked at run time.
-install_import_hook("xattn", "beartype.beartype")
+install_import_hook("xattn", "tests.typecheck.checked")
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"

@@ -7,7 +7,6 @@ import pickle
 import struct
 import time
 import warnings
-import zlib
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from io import BytesIO
@@ -20,6 +19,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageFile
 
+from tests.pngs import claiming, png
 from xattn import images
 from xattn.errors import ImageError
 from xattn.types import Skipped
@@ -53,16 +53,6 @@ def is_picture(found: Image.Image, expected: Image.Image | None = None, toleranc
     if found.mode != "RGB" or found.size != expected.size:
         return False
     return bool(np.abs(np.asarray(found, int) - np.asarray(expected, int)).max() <= tolerance)
-
-
-def png_header(width: int, height: int) -> bytes:
-    """A PNG that claims a size and holds next to nothing."""
-
-    def chunk(kind: bytes, data: bytes) -> bytes:
-        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-
-    header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0))
-    return b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", zlib.compress(bytes(1000))) + chunk(b"IEND", b"")
 
 
 def refusal(path: Path, **options: int) -> str:
@@ -139,10 +129,7 @@ def test_16_bit_grey_png_is_scaled(write: Write) -> None:
 def test_16_bit_colour_png(write: Write) -> None:
     rows = b"".join(b"\0" + struct.pack(">3H", 0xFFFF, 0x8000, 0) * 3 for _ in range(2))
     header = struct.pack(">IIBBBBB", 3, 2, 16, 2, 0, 0, 0)
-    data = b"\x89PNG\r\n\x1a\n"
-    for kind, body in ((b"IHDR", header), (b"IDAT", zlib.compress(rows)), (b"IEND", b"")):
-        data += struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
-    assert images.load(write(data)).picture.getpixel((1, 1)) == (255, 128, 0)
+    assert images.load(write(png(header, rows))).picture.getpixel((1, 1)) == (255, 128, 0)
 
 
 @pytest.mark.parametrize(
@@ -295,7 +282,7 @@ def test_900_megapixels_are_refused_before_decoding(write: Write) -> None:
     started = time.monotonic()
     with warnings.catch_warnings():
         warnings.simplefilter("error")  # Pillow's own warning would be printed, or raised by some filters
-        reason = refusal(write(png_header(30_000, 30_000), "bomb.png"))
+        reason = refusal(write(claiming(30_000, 30_000), "bomb.png"))
     assert time.monotonic() - started < 1
     for part in ("900,000,000", "30000 × 30000", "128,000,000", "max_pixels", "--max-pixels"):
         assert part in reason

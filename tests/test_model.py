@@ -87,4 +87,4 @@ def test_region_grids_stack_and_split(images: RegionGrid) -> None:
     torch.testing.assert_close(stacked[1].regions, images[0].regions)
     assert stacked.mask.sum(1).tolist() == [h * w for h, w in stacked.sizes]
     with pytest.raises(ValueError, match="disagree"):
-        RegionGrid(images.regions, images.pooled[:1], images.sizes)
+        RegionGrid(images.regions, images.pooled, images.sizes[:1])

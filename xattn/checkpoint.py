@@ -103,7 +103,9 @@ def save_model(model: XAttnModel, directory: Path, card: str, *, quantized: bool
     write("model.safetensors", lambda path: save_file(packed, path))
     write("tokenizer.json", lambda path: model.text.tokenizer.save(str(path)))
     write("README.md", lambda path: path.write_text(card, encoding="utf-8"))
-    write("config.json", lambda path: path.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8"))
+    write(
+        "config.json", lambda path: path.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+    )
 
 
 def _read_config(directory: Path) -> dict[str, Any]:

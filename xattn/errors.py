@@ -1,7 +1,7 @@
 """Every error xattn raises on purpose.
 
     XattnError
-    ├── ImageError            a picture cannot be read; the message names the file, the finding and the way out
+    ├── ImageError            a picture cannot be read; the message names the file and the way out
     ├── QueryError            a query is empty or asks for fewer than one result; also a ValueError
     ├── StoreError            the index directory cannot be used
     │   ├── IndexMismatch     it was written by another model or by a newer xattn

@@ -79,20 +79,23 @@ class Fusion(nn.Module):
 
     def class_prior(
         self, cells: Float[Tensor, "B P C"], classifier: nn.Module
-    ) -> Float[Tensor, "B 1+P text"]:
-        """Expected class name of the whole picture (first) and of each cell."""
+    ) -> Float[Tensor, "B S text"]:
+        """Expected class name of the whole picture (first) and of each cell: S = 1 + P places."""
         places = torch.cat([cells.mean(1, keepdim=True), cells], 1)
         return classifier(places).softmax(-1) @ self.class_names
 
     def forward(
         self,
-        tokens: Float[Tensor, "B 1+R V"],
+        tokens: Float[Tensor, "B T V"],
         cells: Float[Tensor, "B P C"],
-        prior: Float[Tensor, "B 1+P text"],
+        prior: Float[Tensor, "B S text"],
         resample: Float[Tensor, "B R P"],
         mask: Bool[Tensor, "B R"] | None = None,
     ) -> tuple[Float[Tensor, "B R D"], Float[Tensor, "B D"]]:
-        """mask: True where a region is real. Padding cells must be zero, and are where `resample` is."""
+        """T = 1 + R tokens, S = 1 + P places; mask: True where a region is real.
+
+        Padding cells must be zero, and are where `resample` is.
+        """
         prior = prior * self.PRIOR_SCALE
         named = self.conv_map(self.dropout(self.conv_norm(cells))) + self.prior_map(prior[:, 1:])
         regions = resample @ named + self.vit_map(self.dropout(self.vit_norm(tokens[:, 1:])))

@@ -77,9 +77,7 @@ class SentenceEncoder(TextEncoder):
         valid = torch.tensor([e.attention_mask for e in encoded], device=device, dtype=torch.bool)
         return ids, valid
 
-    def features(
-        self, ids: Int[Tensor, "N T"], valid: Bool[Tensor, "N T"]
-    ) -> Float[Tensor, "N width"]:
+    def features(self, ids: Int[Tensor, "N T"], valid: Bool[Tensor, "N T"]) -> Float[Tensor, "N width"]:
         """Mean of the last layer's tokens, unit norm: what all-MiniLM-L6-v2 calls the embedding."""
         places = torch.arange(ids.shape[1], device=ids.device)
         x = self.norm(self.tokens(ids) + self.positions(places))

@@ -9,14 +9,15 @@ the same number of patches, so nothing is cropped away and little is distorted.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import timm
 import torch
 from jaxtyping import Float, UInt8
 from PIL import Image
-from torch import Tensor, nn
+from torch import Tensor
 
 from xattn.encoders.base import Frames, VisionEncoder
 from xattn.encoders.fusion import Fusion, FusionConfig, upsampling
@@ -60,13 +61,16 @@ class HybridConfig:
 
     conv: str = "tf_efficientnet_lite2"
     vit: str = "vit_small_patch14_dinov2"
-    fusion: FusionConfig = FusionConfig()
+    fusion: FusionConfig = field(default_factory=FusionConfig)
 
 
 class HybridEncoder(VisionEncoder):
     """EfficientNet-Lite and DINOv2, joined. Region r of H×W lies in row r // W, column r % W."""
 
     longest_side = max(side for shape in SHAPES for side in shape.conv)
+    # timm's models, whose `forward_features` nn.Module does not declare.
+    conv: Any
+    vit: Any
 
     def __init__(self, config: HybridConfig) -> None:
         super().__init__()
@@ -96,15 +100,15 @@ class HybridEncoder(VisionEncoder):
         vit = torch.stack([frames[0] for frames in batch]).to(device)
         conv = torch.stack([frames[1] for frames in batch]).to(device)
         tokens, cells = self.features(vit, conv)
-        prior = self.fusion.class_prior(cells, self.conv.classifier)
+        prior = self.fusion.class_prior(cells, self.conv.get_submodule("classifier"))
         resample = upsampling(shape.conv_grid, shape.grid).to(device).expand(len(batch), -1, -1)
         regions, pooled = self.fusion(tokens, cells, prior, resample)
         return RegionGrid(regions, pooled, (shape.grid,) * len(batch))
 
     def features(
         self, vit: UInt8[Tensor, "B 3 h w"], conv: UInt8[Tensor, "B 3 y x"]
-    ) -> tuple[Float[Tensor, "B 1+R 384"], Float[Tensor, "B P 1280"]]:
-        """What the two nets give: class token and patches, and the cells of the last feature map."""
+    ) -> tuple[Float[Tensor, "B T 384"], Float[Tensor, "B P 1280"]]:
+        """T = 1 + R tokens, class and patches, of the one; P cells, the last feature map, of the other."""
         mean = torch.tensor(IMAGENET_MEAN, device=vit.device).view(3, 1, 1)
         std = torch.tensor(IMAGENET_STD, device=vit.device).view(3, 1, 1)
         tokens = self.vit.forward_features((vit.float() / 255 - mean) / std)
