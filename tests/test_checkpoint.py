@@ -94,18 +94,19 @@ def test_training_batches_of_mixed_shapes_give_what_encoding_gives(model: XAttnM
     batch = pictures()[:3]
     tokens, cells = torch.zeros(3, 197, 384), torch.zeros(3, 88, 1280)
     prior, resample = torch.zeros(3, 89, 384), torch.zeros(3, 196, 88)
-    mask = torch.zeros(3, 196, dtype=torch.bool)
+    colors, mask = torch.zeros(3, 196, 6), torch.zeros(3, 196, dtype=torch.bool)
     with torch.inference_mode():
         for i, picture in enumerate(batch):
             shape = nearest_shape((picture.height, picture.width))
             vit, conv = vision.preprocess(picture)
-            found, cell = vision.features(vit[None], conv[None])
+            found, cell, color = vision.features(vit[None], conv[None])
             tokens[i, : found.shape[1]], cells[i, : cell.shape[1]] = found[0], cell[0]
             prior[i, : cell.shape[1] + 1] = vision.fusion.class_prior(cell, vision.conv.classifier)[0]
             count = shape.grid[0] * shape.grid[1]
+            colors[i, :count] = color[0]
             resample[i, :count, : cell.shape[1]] = upsampling(shape.conv_grid, shape.grid)
             mask[i, :count] = True
-        regions, pooled = vision.fusion(tokens, cells, prior, resample, mask)
+        regions, pooled = vision.fusion(tokens, cells, prior, colors, resample, mask)
     expected = model.encode_images(batch)
     torch.testing.assert_close(regions * mask[..., None], expected.regions, atol=1e-3, rtol=1e-3)
     torch.testing.assert_close(pooled, expected.pooled, atol=1e-4, rtol=1e-3)

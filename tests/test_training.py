@@ -127,8 +127,23 @@ def test_box_attention_by_hand() -> None:
     weights = torch.tensor([[[0.5, 0.25, 0.125], [0.0, 0.5, 0.5]]])
     cover = torch.tensor([[1.0, 0.5, 0.0]])
     # Inside: 0.5 + 0.125 for one head, 0.25 for the other; null has the rest.
-    expected = -(math.log(0.625) + math.log(0.25)) / 2
-    assert box_attention(weights, cover).item() == pytest.approx(expected)
+    inside = -(math.log(0.625) + math.log(0.25)) / 2
+    assert box_attention(weights, cover).item() == pytest.approx(inside)
+
+
+def test_even_box_attention_by_hand() -> None:
+    weights = torch.tensor([[[0.5, 0.25, 0.125], [0.2, 0.1, 0.5]]])
+    cover = torch.tensor([[1.0, 0.5, 0.0]])
+    # A box that fills one region and half of the next asks for two thirds and one third.
+    divergence = [
+        2 / 3 * math.log(2 / 3 / first) + 1 / 3 * math.log(1 / 3 / second)
+        for first, second in ((0.5, 0.25), (0.2, 0.1))
+    ]
+    assert box_attention(weights, cover, 1.0).item() == pytest.approx(sum(divergence) / 2)
+    inside = -(math.log(0.625) + math.log(0.25)) / 2
+    assert box_attention(weights, cover, 0.25).item() == pytest.approx(
+        0.75 * inside + 0.25 * sum(divergence) / 2
+    )
 
 
 def test_absent_attention_by_hand() -> None:
@@ -227,7 +242,7 @@ def test_training_sees_what_the_model_sees(
     pictures = dataset.pictures[:4]
     given = gather(features, [0, 1, 2, 0], [p.row for p in pictures], torch.device("cpu"))
     with torch.inference_mode():
-        regions, pooled = vision.fusion(given.tokens, given.cells, given.prior, given.resample, given.mask)
+        regions, pooled = given.fused(vision.fusion)
     seen = [
         features[view].views[picture.row].apply(Image.open(picture.path).convert("RGB"))
         for view, picture in zip([0, 1, 2, 0], pictures, strict=True)
@@ -253,7 +268,7 @@ def test_features_go_on_where_they_stopped(
     encoded = []
     original = HybridEncoder.features
 
-    def counted(self: HybridEncoder, vit: Tensor, conv: Tensor) -> tuple[Tensor, Tensor]:
+    def counted(self: HybridEncoder, vit: Tensor, conv: Tensor) -> tuple[Tensor, ...]:
         encoded.append(len(vit))
         return original(self, vit, conv)
 
@@ -310,14 +325,15 @@ def test_batches_hold_own_captions_present_and_absent_texts(
     dataset: Dataset, sampler: Callable[[], Sampler]
 ) -> None:
     texts = dataset.texts
-    by_caption = {picture.captions[0]: picture for picture in dataset.pictures}
     drawn = sampler()
     batches = list(drawn.epoch())
     assert len(batches) == drawn.steps_per_epoch == 1
     batch = batches[0]
     order = drawn.pictures[:4]
     for b, picture in enumerate(order):
-        assert texts[batch.captions[b]] in by_caption[picture.captions[0]].captions
+        own = [texts[row] for row in batch.captions[batch.owners == b]]
+        assert set(own) == set(picture.captions), "both of its captions, none twice"
+        assert len(own) == 2
         present = {texts[row] for row in batch.texts[b][batch.present[b]]}
         absent = {texts[row] for row in batch.texts[b][batch.absent[b]]}
         assert present == set(picture.places)

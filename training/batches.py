@@ -15,7 +15,7 @@ from training.data import Dataset, Picture
 from training.features import MAX_CELLS, MAX_REGIONS, ViewFeatures
 from training.recipes import Recipe
 from training.views import cell_cover
-from xattn.encoders.fusion import upsampling
+from xattn.encoders.fusion import Fusion, upsampling
 from xattn.encoders.text import SentenceEncoder
 from xattn.encoders.vision import SHAPES
 from xattn.types import Size
@@ -34,22 +34,29 @@ class PictureFeatures:
     tokens: Float[Tensor, "B T V"]
     cells: Float[Tensor, "B P C"]
     prior: Float[Tensor, "B S text"]
+    colors: Float[Tensor, "B R 6"]
     resample: Float[Tensor, "B R P"]
     mask: Bool[Tensor, "B R"]
     sizes: tuple[Size, ...]
 
+    def fused(self, fusion: Fusion) -> tuple[Float[Tensor, "B R D"], Float[Tensor, "B D"]]:
+        """(regions, pooled)"""
+        return fusion(self.tokens, self.cells, self.prior, self.colors, self.resample, self.mask)
+
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """B pictures with a caption each, and up to M texts per picture that its attention is held to.
+    """B pictures with a caption or more each, and up to M texts per picture that its attention is held to.
 
-    captions: rows of the text table, caption b belongs to picture b; texts: rows for [b, m], 0 on padding;
+    captions: rows of the text table; owners: caption n belongs to picture owners[n]; texts: rows for
+    [b, m], 0 on padding;
     cover: share of region r inside the boxes of text [b, m]; present: it has boxes in this view;
     absent: it is a category that the picture lacks. Padding is neither.
     """
 
     pictures: PictureFeatures
-    captions: Int[Tensor, " B"]
+    captions: Int[Tensor, " N"]
+    owners: Int[Tensor, " N"]
     texts: Int[Tensor, "B M"]
     cover: Float[Tensor, "B M R"]
     present: Bool[Tensor, "B M"]
@@ -87,7 +94,13 @@ def gather(
         resample[index, :num_regions, :num_cells] = matrices[size]
         mask[index, :num_regions] = True
     return PictureFeatures(
-        stack("vit"), stack("conv"), stack("prior"), resample.to(device), mask.to(device), sizes
+        stack("vit"),
+        stack("conv"),
+        stack("prior"),
+        stack("colors"),
+        resample.to(device),
+        mask.to(device),
+        sizes,
     )
 
 
@@ -128,7 +141,14 @@ class Sampler:
     def _batch(self, pictures: Sequence[Picture]) -> Batch:
         views = [self.rng.randrange(len(self.features)) for _ in pictures]
         inputs = gather(self.features, views, [picture.row for picture in pictures], self.device)
-        captions = [self.text_rows[self.rng.choice(picture.captions)] for picture in pictures]
+        captions = [
+            (b, self.text_rows[caption])
+            for b, picture in enumerate(pictures)
+            for caption in self.rng.sample(
+                picture.captions, min(self.recipe.captions, len(picture.captions))
+            )
+        ]
+        owners, rows = (torch.tensor(column, device=self.device) for column in zip(*captions, strict=True))
 
         most = self.recipe.region_texts + self.recipe.absent_texts
         texts = torch.zeros(len(pictures), most, dtype=torch.long)
@@ -146,7 +166,8 @@ class Sampler:
         device = self.device
         return Batch(
             inputs,
-            torch.tensor(captions, device=device),
+            rows,
+            owners,
             texts.to(device),
             cover.to(device),
             present.to(device),

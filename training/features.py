@@ -5,6 +5,7 @@ A cache directory holds, for each split and view, memory-mapped arrays with one 
     {split}_{view}_conv.npy    float16 [records, 88, 1280]   cells of the convolutional net, then zeros
     {split}_{view}_vit.npy     float16 [records, 197, 384]   class token and patches, then zeros
     {split}_{view}_prior.npy   float16 [records, 89, 384]    class prior: whole picture, cells, then zeros
+    {split}_{view}_colors.npy  float16 [records, 196, 6]     of the patches, then zeros
     {split}_{view}_grid.npy    int16 [records, 2]            (H, W) of the regions; (0, 0): not done yet
     {split}.json               of which pictures and towers they are
 
@@ -48,6 +49,7 @@ class ViewFeatures:
     conv: Float[np.ndarray, "N P C"]
     vit: Float[np.ndarray, "N T V"]
     prior: Float[np.ndarray, "N S text"]
+    colors: Float[np.ndarray, "N R 6"]
     grid: Int[np.ndarray, "N 2"]
 
     def size(self, row: int) -> Size:
@@ -122,6 +124,7 @@ def _open(vision: HybridEncoder, dataset: Dataset, number: int, directory: Path)
         "conv": ((count, MAX_CELLS, config.conv_width), np.float16),
         "vit": ((count, 1 + MAX_REGIONS, config.vit_width), np.float16),
         "prior": ((count, 1 + MAX_CELLS, config.text_width), np.float16),
+        "colors": ((count, MAX_REGIONS, config.color_width), np.float16),
         "grid": ((count, 2), np.int16),
     }
     arrays = {}
@@ -180,11 +183,16 @@ def _write(
 ) -> Iterator[Picture]:
     device = vision.fusion.class_names.device
     vit, conv = (torch.stack([frames[net] for _, frames in members]).to(device) for net in (0, 1))
-    tokens, cells = vision.features(vit, conv)
+    tokens, cells, colors = vision.features(vit, conv)
     prior = vision.fusion.class_prior(cells, vision.conv.get_submodule("classifier"))
     shape = next(shape for shape in SHAPES if shape.vit == tuple(vit.shape[2:]))
     for index, (picture, _) in enumerate(members):
-        for array, values in ((cache.conv, cells), (cache.vit, tokens), (cache.prior, prior)):
+        for array, values in (
+            (cache.conv, cells),
+            (cache.vit, tokens),
+            (cache.prior, prior),
+            (cache.colors, colors),
+        ):
             array[picture.row, : values.shape[1]] = values[index].cpu().numpy()
         cache.grid[picture.row] = shape.grid
     return iter([picture for picture, _ in members])

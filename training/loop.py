@@ -30,17 +30,18 @@ MAX_GRADIENT_NORM = 1.0
 class Losses:
     """The addends of one step's loss, before their weights.
 
-    pooled, attended: InfoNCE over the cosines of stage 1 and of the cross-attention; boxes, absent: where
-    the attention of phrases and categories lies.
+    pooled, attended, joint: InfoNCE over the cosines of stage 1, of the cross-attention, and over their
+    mean as the score weighs it; boxes, absent: where the attention of phrases and categories lies.
     """
 
     pooled: Float[Tensor, ""]
     attended: Float[Tensor, ""]
+    joint: Float[Tensor, ""]
     boxes: Float[Tensor, ""]
     absent: Float[Tensor, ""]
 
     def total(self, recipe: Recipe) -> Float[Tensor, ""]:
-        contrastive = self.pooled + self.attended
+        contrastive = self.pooled + self.attended + recipe.joint_weight * self.joint
         return contrastive + recipe.box_weight * self.boxes + recipe.absent_weight * self.absent
 
 
@@ -62,25 +63,30 @@ class Objective(nn.Module):
         self.head = head
         self.attention = attention
         self.max_scale = recipe.max_scale
+        self.pooled_weight = recipe.pooled_weight
+        self.evenness = recipe.evenness
         # One temperature for each contrastive term, as its logarithm.
-        self.log_scales = nn.Parameter(torch.full((2,), math.log(recipe.initial_scale)))
+        self.log_scales = nn.Parameter(torch.full((3,), math.log(recipe.initial_scale)))
         self.register_buffer("table", table, persistent=False)
 
     def forward(self, batch: Batch) -> Losses:
         given = batch.pictures
-        regions, pooled = self.fusion(given.tokens, given.cells, given.prior, given.resample, given.mask)
+        regions, pooled = given.fused(self.fusion)
         used = batch.present | batch.absent
         rows = torch.cat([batch.captions, batch.texts[used]])
         captions, held = self.head(self.table[rows]).split([len(batch.captions), int(used.sum())])
 
         scales = self.log_scales.exp().clamp(max=self.max_scale)
-        matches = torch.eye(len(captions), dtype=torch.bool, device=captions.device)
+        matches = batch.owners == torch.arange(len(pooled), device=batch.owners.device)[:, None]
         attended = self.attention.cosine(regions, captions, given.mask)
+        cosines = pooled @ captions.T
+        joint = self.pooled_weight * cosines + (1 - self.pooled_weight) * attended
         weights, null_weights = self._own_weights(regions, given.mask, batch, held)
         return Losses(
-            pooled=info_nce(scales[0] * (pooled @ captions.T), matches),
+            pooled=info_nce(scales[0] * cosines, matches),
             attended=info_nce(scales[1] * attended, matches),
-            boxes=box_attention(weights[batch.present], batch.cover[batch.present]),
+            joint=info_nce(scales[2] * joint, matches),
+            boxes=box_attention(weights[batch.present], batch.cover[batch.present], self.evenness),
             absent=absent_attention(null_weights[batch.absent]),
         )
 
@@ -107,7 +113,7 @@ def train(
     """Trains the model in place and leaves it in eval mode.
 
     table: sentence features, rows as in the sampler's text_rows; log: called after every step with
-    `step`, `epoch`, `steps`, `rate`, `loss`, its four addends and the two `scale`s.
+    `step`, `epoch`, `steps`, `rate`, `loss`, its five addends and the three `scale`s.
     Raises DataError if the loss is no longer a number.
     """
     vision, text = model.vision, model.text
@@ -130,7 +136,11 @@ def train(
         optimizer.step()
         schedule.step()
         scales = dict(
-            zip(("pooled_scale", "attended_scale"), objective.log_scales.exp().tolist(), strict=True)
+            zip(
+                ("pooled_scale", "attended_scale", "joint_scale"),
+                objective.log_scales.exp().tolist(),
+                strict=True,
+            )
         )
         addends = {name: value.item() for name, value in _fields(losses)}
         log(
@@ -142,7 +152,7 @@ def train(
 
 
 def _fields(losses: Losses) -> Iterator[tuple[str, Tensor]]:
-    for name in ("pooled", "attended", "boxes", "absent"):
+    for name in ("pooled", "attended", "joint", "boxes", "absent"):
         yield name, getattr(losses, name).detach()
 
 

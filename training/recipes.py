@@ -19,7 +19,9 @@ class Recipe:
     num_blocks:       transformer blocks in the fusion
     initial_scale:    of the two contrastive terms' logits; learned, at most max_scale
     region_texts:     texts with boxes drawn per picture and step; absent_texts: categories it lacks
-    box_weight, absent_weight: of these losses beside the two contrastive ones, which weigh 1
+    captions:         drawn per picture and step, fewer where it has fewer
+    joint_weight, box_weight, absent_weight: of these losses beside the two contrastive ones, which weigh 1
+    evenness:         how much attention shall fill a box, beside lying in it
     held_out:         pictures kept from training to calibrate probabilities on
     matched_share:    of the pairs that calibration imagines, how many match
     pooled_weight:    β of the score (xattn.model), chosen on the dev photos
@@ -42,7 +44,10 @@ class Recipe:
     max_scale: float = 60.0
     region_texts: int = 3
     absent_texts: int = 2
+    captions: int = 1
+    joint_weight: float = 0.0
     box_weight: float = 1.0
+    evenness: float = 0.0
     absent_weight: float = 1.0
     held_out: int = 96
     matched_share: float = 0.1
@@ -64,6 +69,9 @@ def default(smoke: bool = False) -> Recipe:
         dropout=0.0,
         epochs=12,
         batch_size=4,
+        captions=2,
+        joint_weight=1.0,
+        evenness=0.5,
         warmup_steps=2,
         held_out=4,
         max_pictures=12,

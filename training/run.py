@@ -154,7 +154,7 @@ def calibrate_on(
     matched = np.arange(len(pictures))[:, None] == np.array([owner for owner, _ in captions])
     given = gather(features, [0] * len(pictures), [picture.row for picture in pictures], model.device)
     with torch.inference_mode():
-        regions, pooled = vision.fusion(given.tokens, given.cells, given.prior, given.resample, given.mask)
+        regions, pooled = given.fused(vision.fusion)
     return calibrate(
         model,
         RegionGrid(regions, pooled, given.sizes),

@@ -1,9 +1,10 @@
 """Joins the two nets of the default vision tower into region features and a pooled embedding.
 
-Three things are known of each region: the ViT's patch token, the convolutional feature resampled to the
-patch, and the *class prior*: the ImageNet classes that the convolutional net sees there, as the average
-of their names' sentence embeddings weighted by probability (ConSE: Norouzi et al. 2013). The prior ties
-pictures to words for a thousand kinds of thing before any caption is seen.
+Four things are known of each region: the ViT's patch token, the convolutional feature resampled to the
+patch, the patch's colours, which both nets were trained to look past, and the *class prior*: the ImageNet
+classes that the convolutional net sees there, as the average of their names' sentence embeddings weighted
+by probability (ConSE: Norouzi et al. 2013). The prior ties pictures to words for a thousand kinds of thing
+before any caption is seen.
 """
 
 from __future__ import annotations
@@ -18,10 +19,13 @@ from torch.nn import functional as F
 
 from xattn.types import Size
 
+COLOR_HIDDEN = 64
+
 
 @dataclass(frozen=True, slots=True)
 class FusionConfig:
-    """Widths: dim of what comes out, conv and vit of the nets' features, text of the class names'.
+    """Widths: dim of what comes out, conv and vit of the nets' features, text of the class names',
+    color of `patch_colors`.
 
     num_blocks: transformer blocks in which the regions see each other, of num_heads heads
     """
@@ -31,6 +35,7 @@ class FusionConfig:
     vit_width: int = 384
     text_width: int = 384
     num_classes: int = 1000
+    color_width: int = 6
     num_blocks: int = 1
     num_heads: int = 4
     dropout: float = 0.1
@@ -44,8 +49,19 @@ def upsampling(from_size: Size, to_size: Size) -> Float[Tensor, "R P"]:
     return F.interpolate(basis, size=to_size, mode="bilinear", align_corners=False).flatten(1).T
 
 
+def patch_colors(frames: Float[Tensor, "B 3 h w"], grid: Size) -> Float[Tensor, "B R 6"]:
+    """Mean and spread (standard deviation) of each channel over each cell of a grid.
+
+    frames: RGB in [0, 1], sides divisible by the grid's. Means are moved to [-1, 1], spreads to [0, 1].
+    """
+    cell = (frames.shape[2] // grid[0], frames.shape[3] // grid[1])
+    mean = F.avg_pool2d(frames, cell)
+    spread = (F.avg_pool2d(frames.square(), cell) - mean.square()).clamp(min=0).sqrt()
+    return torch.cat([2 * mean - 1, 2 * spread], 1).flatten(2).transpose(1, 2)
+
+
 class Fusion(nn.Module):
-    """(ViT tokens, convolutional cells, class prior) → (regions, pooled)."""
+    """(ViT tokens, convolutional cells, class prior, colours) → (regions, pooled)."""
 
     PRIOR_SCALE = 4.0
     """An average of unit vectors is short; this brings the prior to the size of the other two."""
@@ -62,6 +78,9 @@ class Fusion(nn.Module):
         self.vit_norm = nn.LayerNorm(config.vit_width)
         self.vit_map = nn.Linear(config.vit_width, dim)
         self.prior_map = nn.Linear(config.text_width, dim)
+        self.color_map = nn.Sequential(
+            nn.Linear(config.color_width, COLOR_HIDDEN), nn.GELU(), nn.Linear(COLOR_HIDDEN, dim)
+        )
         self.region_mlp = residual_mlp(dim, config.dropout)
         self.blocks = nn.ModuleList(
             nn.TransformerEncoderLayer(
@@ -89,6 +108,7 @@ class Fusion(nn.Module):
         tokens: Float[Tensor, "B T V"],
         cells: Float[Tensor, "B P C"],
         prior: Float[Tensor, "B S text"],
+        colors: Float[Tensor, "B R 6"],
         resample: Float[Tensor, "B R P"],
         mask: Bool[Tensor, "B R"] | None = None,
     ) -> tuple[Float[Tensor, "B R D"], Float[Tensor, "B D"]]:
@@ -99,6 +119,7 @@ class Fusion(nn.Module):
         prior = prior * self.PRIOR_SCALE
         named = self.conv_map(self.dropout(self.conv_norm(cells))) + self.prior_map(prior[:, 1:])
         regions = resample @ named + self.vit_map(self.dropout(self.vit_norm(tokens[:, 1:])))
+        regions = regions + self.color_map(colors)
         regions = regions + self.region_mlp(regions)
         for block in self.blocks:
             regions = block(regions, src_key_padding_mask=None if mask is None else ~mask)

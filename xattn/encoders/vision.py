@@ -20,8 +20,11 @@ from PIL import Image
 from torch import Tensor
 
 from xattn.encoders.base import Frames, VisionEncoder
-from xattn.encoders.fusion import Fusion, FusionConfig, upsampling
+from xattn.encoders.fusion import Fusion, FusionConfig, patch_colors, upsampling
 from xattn.types import RegionGrid, Size
+
+PATCH = 14
+"""Pixels of a side of the ViT's patches, which are the regions."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,22 +102,25 @@ class HybridEncoder(VisionEncoder):
         device = self.fusion.conv_map.weight.device
         vit = torch.stack([frames[0] for frames in batch]).to(device)
         conv = torch.stack([frames[1] for frames in batch]).to(device)
-        tokens, cells = self.features(vit, conv)
+        tokens, cells, colors = self.features(vit, conv)
         prior = self.fusion.class_prior(cells, self.conv.get_submodule("classifier"))
         resample = upsampling(shape.conv_grid, shape.grid).to(device).expand(len(batch), -1, -1)
-        regions, pooled = self.fusion(tokens, cells, prior, resample)
+        regions, pooled = self.fusion(tokens, cells, prior, colors, resample)
         return RegionGrid(regions, pooled, (shape.grid,) * len(batch))
 
     def features(
         self, vit: UInt8[Tensor, "B 3 h w"], conv: UInt8[Tensor, "B 3 y x"]
-    ) -> tuple[Float[Tensor, "B T 384"], Float[Tensor, "B P 1280"]]:
-        """T = 1 + R tokens, class and patches, of the one; P cells, the last feature map, of the other."""
+    ) -> tuple[Float[Tensor, "B T 384"], Float[Tensor, "B P 1280"], Float[Tensor, "B R 6"]]:
+        """T = 1 + R tokens, class and patches, of the one; P cells, the last feature map, of the other;
+        and the colours of the patches.
+        """
         mean = torch.tensor(IMAGENET_MEAN, device=vit.device).view(3, 1, 1)
         std = torch.tensor(IMAGENET_STD, device=vit.device).view(3, 1, 1)
-        tokens = self.vit.forward_features((vit.float() / 255 - mean) / std)
+        unit = vit.float() / 255
+        tokens = self.vit.forward_features((unit - mean) / std)
         frames = (conv.float() / 127.5 - 1).contiguous(memory_format=torch.channels_last)
         cells = self.conv.forward_features(frames).flatten(2).transpose(1, 2)
-        return tokens, cells
+        return tokens, cells, patch_colors(unit, (vit.shape[2] // PATCH, vit.shape[3] // PATCH))
 
 
 def _resized(picture: Image.Image, size: Size) -> UInt8[Tensor, "3 h w"]:
