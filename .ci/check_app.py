@@ -60,11 +60,9 @@ def use(checkout: Path, url: str) -> None:
 
     with tempfile.TemporaryDirectory() as profile, open_browser(Path(profile)) as browser:
         browser.get(url)
-        # It can be pressed once the sample photos are indexed.
+        # The first of the primary buttons is Search; it can be pressed once the sample photos are indexed.
         WebDriverWait(browser, READY_SECONDS).until(
-            lambda b: [
-                e for e in b.find_elements(By.TAG_NAME, "button") if e.text == "Search" and e.is_enabled()
-            ]
+            lambda b: b.find_element(By.CSS_SELECTOR, "button.primary").is_enabled()
         )
         query = browser.find_element(By.CSS_SELECTOR, "#query textarea, #query input")
         query.send_keys(QUERY, Keys.ENTER)

@@ -67,8 +67,9 @@ def vit_state(own: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """DINOv2's weights under timm's names, from the ONNX graph of a detector built on it."""
     if find_spec("onnx") is None:
         raise MissingExtra("onnx", "train", "reading the pretrained ViT")
+    path = _package(VIT_PACKAGE) / "models" / "vit_s_focus.onnx"
     onnx: Any = import_module("onnx")
-    graph = onnx.load(str(_package(VIT_PACKAGE) / "models" / "vit_s_focus.onnx")).graph
+    graph = onnx.load(str(path)).graph
     stored = {i.name: torch.from_numpy(onnx.numpy_helper.to_array(i).copy()) for i in graph.initializer}
     found = {k.removeprefix("backbone."): v for k, v in stored.items() if k.startswith("backbone.")}
     # The exporter named biases but folded each linear map's transposed weight into its MatMul node.

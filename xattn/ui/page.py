@@ -22,7 +22,7 @@ FORGET_UPLOADS_SECONDS = 3600
 # On a narrow screen the large view is above the results, out of sight of who picks one further down.
 SCROLL_TO_VIEW = """(...values) => {
     const view = document.querySelector('#search-view');
-    if (view && window.innerWidth < 800) view.scrollIntoView({behavior: 'smooth', block: 'start'});
+    if (view && window.innerWidth < 800) view.scrollIntoView();
     return values;
 }"""
 
