@@ -21,6 +21,7 @@ def model_card(recipe: Recipe, calibration: Calibration, num_pictures: int, num_
         settings=settings,
         num_pictures=num_pictures,
         num_held_out=num_held_out,
+        bank_size=recipe.bank_size,
         share=recipe.matched_share,
         **asdict(calibration),
     )
@@ -59,10 +60,12 @@ attention held to the boxes of categories and phrases; attention held to null fo
 
 ## Scores
 
-    score = scale · [(1 - β) · cos(attended, text) + β · cos(pooled, text)] + bias
+    score = scale · [(1 - β) · cos(attended, text) + β · cos(pooled, text) - hubness] + bias
     probability = sigmoid(score)
     scale = {logit_scale:.4f}, β = {pooled_weight}, bias = {logit_bias:.4f}
 
+where hubness is what the picture matches with any text and the text with any picture, measured on
+{bank_size} of the training photos and a caption of each (Bogolin et al. 2022). Scale and bias were
 fitted on captions of the held-out photos against all of them (Platt 1999). The probability supposes that
 {share:.0%} of the pairs of picture and text that it is asked about match; the order of results does not
 depend on that. For quality on the `dev` photos, run `xattn evaluate`.

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.nn import functional as F
 from torch.optim.lr_scheduler import LambdaLR
 
 from training.batches import Batch, Sampler
@@ -18,7 +19,7 @@ from xattn.encoders.fusion import Fusion
 from xattn.encoders.text import SentenceEncoder, TextHead
 from xattn.encoders.vision import HybridEncoder
 from xattn.errors import DataError
-from xattn.losses import absent_attention, box_attention, info_nce
+from xattn.losses import SMALLEST_WEIGHT, absent_attention, box_attention, info_nce
 from xattn.model import XAttnModel
 
 FINAL_RATE = 1e-3
@@ -37,11 +38,13 @@ class Losses:
     pooled: Float[Tensor, ""]
     attended: Float[Tensor, ""]
     joint: Float[Tensor, ""]
+    presence: Float[Tensor, ""]
     boxes: Float[Tensor, ""]
     absent: Float[Tensor, ""]
 
     def total(self, recipe: Recipe) -> Float[Tensor, ""]:
         contrastive = self.pooled + self.attended + recipe.joint_weight * self.joint
+        contrastive = contrastive + recipe.presence_weight * self.presence
         return contrastive + recipe.box_weight * self.boxes + recipe.absent_weight * self.absent
 
 
@@ -78,7 +81,10 @@ class Objective(nn.Module):
 
         scales = self.log_scales.exp().clamp(max=self.max_scale)
         matches = batch.owners == torch.arange(len(pooled), device=batch.owners.device)[:, None]
-        attended = self.attention.cosine(regions, captions, given.mask)
+        read = self.attention(regions, captions, given.mask)
+        attended = torch.einsum("bnd,nd->bn", F.normalize(read.output, dim=-1), captions)
+        null = read.null_weight.clamp(SMALLEST_WEIGHT, 1 - SMALLEST_WEIGHT)
+        presence = -null.logit().mean(-1)
         cosines = pooled @ captions.T
         joint = self.pooled_weight * cosines + (1 - self.pooled_weight) * attended
         weights, null_weights = self._own_weights(regions, given.mask, batch, held)
@@ -86,6 +92,7 @@ class Objective(nn.Module):
             pooled=info_nce(scales[0] * cosines, matches),
             attended=info_nce(scales[1] * attended, matches),
             joint=info_nce(scales[2] * joint, matches),
+            presence=info_nce(presence, matches),
             boxes=box_attention(weights[batch.present], batch.cover[batch.present], self.evenness),
             absent=absent_attention(null_weights[batch.absent]),
         )
@@ -152,7 +159,7 @@ def train(
 
 
 def _fields(losses: Losses) -> Iterator[tuple[str, Tensor]]:
-    for name in ("pooled", "attended", "joint", "boxes", "absent"):
+    for name in ("pooled", "attended", "joint", "presence", "boxes", "absent"):
         yield name, getattr(losses, name).detach()
 
 

@@ -25,6 +25,8 @@ class Recipe:
     held_out:         pictures kept from training to calibrate probabilities on
     matched_share:    of the pairs that calibration imagines, how many match
     pooled_weight:    β of the score (xattn.model), chosen on the dev photos
+    bank_size:        pictures, each with one of its captions, that hubness is measured on; bank_scale: its
+                      scale (xattn.hubness), chosen on the dev photos
     max_pictures:     use the first so many captioned ones only
     random_towers:    small towers with random weights instead of the pretrained ones
     """
@@ -46,12 +48,15 @@ class Recipe:
     absent_texts: int = 2
     captions: int = 1
     joint_weight: float = 0.0
+    presence_weight: float = 0.0
     box_weight: float = 1.0
     evenness: float = 0.0
     absent_weight: float = 1.0
     held_out: int = 96
     matched_share: float = 0.1
     pooled_weight: float = 0.7
+    bank_size: int = 1000
+    bank_scale: float = 10.0
     max_pictures: int | None = None
     random_towers: bool = False
     seed: int = 0
@@ -74,6 +79,7 @@ def default(smoke: bool = False) -> Recipe:
         evenness=0.5,
         warmup_steps=2,
         held_out=4,
+        bank_size=6,
         max_pictures=12,
         random_towers=True,
     )

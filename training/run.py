@@ -31,6 +31,7 @@ from xattn.encoders.fusion import FusionConfig
 from xattn.encoders.text import SentenceConfig, SentenceEncoder, TextHead
 from xattn.encoders.vision import HybridConfig, HybridEncoder
 from xattn.errors import DataError
+from xattn.hubness import Hubness
 from xattn.model import Calibration, XAttnModel
 from xattn.types import Progress, RegionGrid
 
@@ -87,6 +88,7 @@ def run(
 
         _write(file, {"recipe": asdict(recipe), "pictures": len(pictures), "texts": len(texts)})
         train(model, table, sampler, recipe, log)
+        fill_banks(model, pictures, features, recipe)
         calibration = calibrate_on(model, kept, features, recipe)
         _write(file, {"calibration": asdict(calibration)})
     save_model(model, places.out, card=model_card(recipe, calibration, len(pictures), len(kept)))
@@ -143,6 +145,23 @@ def split_off(dataset: Dataset, recipe: Recipe) -> tuple[list[Picture], list[Pic
         [picture for index, picture in enumerate(pictures) if index in kept],
         [picture for index, picture in enumerate(pictures) if index not in kept],
     )
+
+
+@torch.inference_mode()
+def fill_banks(
+    model: XAttnModel, pictures: Sequence[Picture], features: Sequence[ViewFeatures], recipe: Recipe
+) -> None:
+    """Gives the model its banks: some of the training pictures, whole, and one caption of each."""
+    vision, _ = towers_of(model)
+    rng = random.Random(recipe.seed)
+    drawn = rng.sample(list(pictures), min(recipe.bank_size, len(pictures)))
+    captions = model.encode_texts([rng.choice(picture.captions) for picture in drawn])
+    pooled = []
+    for start in range(0, len(drawn), recipe.batch_size):
+        rows = [picture.row for picture in drawn[start : start + recipe.batch_size]]
+        pooled.append(gather(features, [0] * len(rows), rows, model.device).fused(vision.fusion)[1])
+    model.hubness = Hubness(model.dim, scale=recipe.bank_scale).to(model.device)
+    model.hubness.fill(captions, torch.cat(pooled))
 
 
 def calibrate_on(

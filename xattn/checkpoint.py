@@ -24,6 +24,7 @@ from xattn.encoders.fusion import FusionConfig
 from xattn.encoders.text import SentenceConfig, SentenceEncoder, Tokenizer, read_tokenizer
 from xattn.encoders.vision import HybridConfig, HybridEncoder
 from xattn.errors import CheckpointError, ModelNotFound
+from xattn.hubness import Hubness
 from xattn.model import Calibration, XAttnModel
 
 FORMAT_VERSION = 1
@@ -56,7 +57,7 @@ def build_model(config: Mapping[str, Any], tokenizer: Tokenizer, name: str) -> X
 
     Raises CheckpointError for keys that no part knows, listing those that are valid.
     """
-    known = ("vision", "fusion", "text", "attention", "calibration")
+    known = ("vision", "fusion", "text", "attention", "calibration", "hubness")
     _check_keys("config.json", config, known)
     fusion = _configured(FusionConfig, "fusion", config)
     vision = _configured(HybridConfig, "vision", config, fusion=fusion)
@@ -64,12 +65,15 @@ def build_model(config: Mapping[str, Any], tokenizer: Tokenizer, name: str) -> X
     calibration = _configured(Calibration, "calibration", config)
     attention = config.get("attention", {})
     _check_keys("attention", attention, ("num_heads",))
+    hubness = config.get("hubness", {})
+    _check_keys("hubness", hubness, ("num_captions", "num_pictures", "scale"))
     return XAttnModel(
         HybridEncoder(vision),
         SentenceEncoder(text, tokenizer),
         CrossAttention(fusion.dim, attention.get("num_heads", 4)),
         calibration,
         name=name,
+        hubness=Hubness(fusion.dim, **hubness),
     )
 
 
@@ -91,6 +95,11 @@ def save_model(model: XAttnModel, directory: Path, card: str, *, quantized: bool
         "text": asdict(model.text.config),
         "attention": {"num_heads": model.attention.num_heads},
         "calibration": asdict(model.calibration),
+        "hubness": {
+            "num_captions": len(model.hubness.captions),
+            "num_pictures": len(model.hubness.pictures),
+            "scale": model.hubness.scale,
+        },
     }
     state = {key: value.detach().cpu().contiguous() for key, value in model.state_dict().items()}
     packed = quantize.pack_state(state) if quantized else {k: v.half() for k, v in state.items()}

@@ -23,6 +23,7 @@ import torch
 from jaxtyping import Float
 from PIL import Image
 from torch import Tensor
+from torch.nn import functional as F
 
 from xattn import images
 from xattn.catalogue import FORMAT_VERSION, Identity, Picture
@@ -81,7 +82,7 @@ class Engine:
         self.index_dir = Path(index_dir).absolute()
         self.model = model
         self._store = Store(self.index_dir, Identity(model.fingerprint, model.name, model.dim))
-        self._index: Index = ExactIndex(model.dim)
+        self._index: Index = ExactIndex(model.dim + 1)  # one more for the hubness
         self._synced: tuple[int, int] | None = None  # the catalogue's version that is in the index
         self._lock = threading.Lock()  # held while the index is searched or brought in step
 
@@ -206,15 +207,22 @@ class Engine:
             if len(new):
                 for ids, vectors in catalogue.vectors_from(int(new.min())):
                     missing = np.isin(ids, new, assume_unique=True)
-                    self._index.add(ids[missing], vectors[missing])
+                    self._index.add(ids[missing], self._searched(vectors[missing]))
         self._synced = version
 
     def _candidates(self, query: Float[Tensor, "1 D"], k: int) -> list[int]:
         """Ids of the contents whose pooled vectors are nearest."""
         with self._lock:
             self._sync()
-            _, ids = self._index.search(query.float().cpu().numpy(), k)
+            asked = F.pad(query.float(), (0, 1), value=1.0)
+            _, ids = self._index.search(asked.cpu().numpy(), k)
         return [int(i) for i in ids[0]]
+
+    def _searched(self, pooled: Float[np.ndarray, "N D"]) -> Float[np.ndarray, "N D+1"]:
+        """Pooled vectors whose inner product with (query, 1) is their cosine less their hubness."""
+        vectors = torch.from_numpy(pooled)
+        hubness = self.model.hubness.of_pictures(vectors.to(self.model.device)).cpu()
+        return torch.cat([vectors, -hubness[:, None]], 1).numpy()
 
     def _rank(self, content_ids: Sequence[int], query: Float[Tensor, "1 D"]) -> list[Picture]:
         """The pictures that have these contents, best score first, equal scores by id."""

@@ -1,10 +1,11 @@
 """The model: two towers and the cross-attention between them.
 
-    score(image, text) = logit_scale · [(1 - β) · cos(attended, text) + β · cos(pooled, text)] + logit_bias
-    probability        = sigmoid(score)
+    cosine(image, text) = (1 - β) · cos(attended, text) + β · cos(pooled, text) - hubness(pooled, text)
+    score               = logit_scale · cosine + logit_bias
+    probability         = sigmoid(score)
 
 with β = pooled_weight. All of it is computed from a RegionGrid, so a search over stored grids touches no
-pixel and no vision tower. The score is a sum over regions, null, pooled and bias (`ground_regions`).
+pixel and no vision tower. The score is a sum: regions, null, pooled, hubness, bias (`ground_regions`).
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from torch import Tensor, nn
 from xattn.attention import CrossAttention
 from xattn.encoders import Frames, TextEncoder, VisionEncoder
 from xattn.geometry import boxes_from_map
+from xattn.hubness import Hubness
 from xattn.types import Grounding, Phrase, RegionGrid, Size
 
 
@@ -38,7 +40,7 @@ class Calibration:
 class XAttnModel(nn.Module):
     """Text-query cross-attention over the regions of pictures. In eval mode as made and as loaded.
 
-    name: what a person calls it ("default", a path); shown, never compared.
+    name: what a person calls it ("default", a path); shown, never compared. hubness: none by default.
     """
 
     def __init__(
@@ -48,6 +50,7 @@ class XAttnModel(nn.Module):
         attention: CrossAttention,
         calibration: Calibration,
         name: str = "unnamed",
+        hubness: Hubness | None = None,
     ) -> None:
         super().__init__()
         widths = (vision.dim, text.dim, attention.dim)
@@ -56,6 +59,7 @@ class XAttnModel(nn.Module):
         self.vision = vision
         self.text = text
         self.attention = attention
+        self.hubness = hubness or Hubness(attention.dim)
         self.calibration = calibration
         self.name = name
         self.eval()
@@ -102,12 +106,19 @@ class XAttnModel(nn.Module):
         """Match logits of every picture and every text (or its embedding)."""
         embeddings = texts if isinstance(texts, Tensor) else self.encode_texts(texts)
         explained = self.attention.explain(images.regions, embeddings, images.mask)
-        return self.combine(explained.cosine, images.pooled @ embeddings.T)
+        hubness = self.hubness(images.pooled, embeddings)
+        return self.combine(explained.cosine, images.pooled @ embeddings.T, hubness)
 
-    def combine(self, attended: Float[Tensor, "B N"], pooled: Float[Tensor, "B N"]) -> Float[Tensor, "B N"]:
-        """Match logits from the two cosines with each text: of what it read, and of the pooled vector."""
+    def combine(
+        self,
+        attended: Float[Tensor, "B N"],
+        pooled: Float[Tensor, "B N"],
+        hubness: Float[Tensor, "B N"],
+    ) -> Float[Tensor, "B N"]:
+        """Match logits from the cosines of each text with what it read and with the pooled vectors."""
         c = self.calibration
-        return c.logit_scale * ((1 - c.pooled_weight) * attended + c.pooled_weight * pooled) + c.logit_bias
+        cosine = (1 - c.pooled_weight) * attended + c.pooled_weight * pooled - hubness
+        return c.logit_scale * cosine + c.logit_bias
 
     def ground(self, image: Image.Image, phrases: Sequence[str | Phrase]) -> list[Grounding]:
         """Finds each phrase in one upright RGB picture. Boxes are in its pixels."""
@@ -135,7 +146,9 @@ class XAttnModel(nn.Module):
         contributions = (explained.contributions * attended_scale).cpu().numpy()
         null = (explained.null_contribution * attended_scale).tolist()
         pooled = (images.pooled @ embeddings.T * c.logit_scale * c.pooled_weight).tolist()
-        scores = self.combine(explained.cosine, images.pooled @ embeddings.T)
+        hubness = self.hubness(images.pooled, embeddings)
+        scores = self.combine(explained.cosine, images.pooled @ embeddings.T, hubness)
+        typical = (-c.logit_scale * hubness).tolist()
         probabilities = scores.sigmoid().tolist()
         weights = explained.weights.cpu().numpy()
         null_weights = explained.null_weight.tolist()
@@ -148,7 +161,12 @@ class XAttnModel(nn.Module):
                 weights=grid,
                 null_weight=null_weights[b][n],
                 contributions=contributions[b, n, : height * width].reshape(height, width),
-                rest={"null": null[b][n], "pooled": pooled[b][n], "bias": c.logit_bias},
+                rest={
+                    "null": null[b][n],
+                    "pooled": pooled[b][n],
+                    "hubness": typical[b][n],
+                    "bias": c.logit_bias,
+                },
                 score=scores[b, n].item(),
                 probability=probabilities[b][n],
                 boxes=boxes_from_map(grid, sizes[b]),

@@ -112,7 +112,7 @@ class Grounding:
     weights:            float32 [H, W], mean over heads; weights.sum() + null_weight == 1
     null_weight:        share of attention that went to no region ("it is not here")
     contributions:      float32 [H, W], what each region added to `score`
-    rest:               what is not a region's: {"null", "pooled", "bias"} → addend;
+    rest:               what is not a region's: {"null", "pooled", "hubness", "bias"} → addend;
                         contributions.sum() + sum(rest.values()) == score
     score:              match logit of this text and this picture
     probability:        sigmoid(score)

@@ -23,7 +23,10 @@ ROUNDING = 1e-6
 
 
 class Scores(NamedTuple):
-    """pooled: cosines of stage 1; attention: cosines of the cross-attention; combined: `model.score`."""
+    """pooled: stage 1; attention: the cross-attention; combined: `model.score`.
+
+    The first two are cosines less the hubness.
+    """
 
     pooled: Float[np.ndarray, ...]
     attention: Float[np.ndarray, ...]
@@ -43,8 +46,10 @@ def score_pairs(model: XAttnModel, images: RegionGrid, texts: Float[Tensor, "N D
     with as many texts as here this is many times faster."""
     attention = model.attention.cosine(images.regions, texts, images.mask)
     pooled = images.pooled @ texts.T
-    combined = model.combine(attention, pooled)
-    return Scores(*(scores.float().cpu().numpy() for scores in (pooled, attention, combined)))
+    hubness = model.hubness(images.pooled, texts)
+    combined = model.combine(attention, pooled, hubness)
+    found = (pooled - hubness, attention - hubness, combined)
+    return Scores(*(scores.float().cpu().numpy() for scores in found))
 
 
 def score_blocks(

@@ -151,7 +151,7 @@ def sums(view: View) -> str:
     for number, part in parts:
         addends = [
             float(part.contributions.sum()),
-            *(part.rest[name] for name in ("pooled", "null", "bias")),
+            *(part.rest[name] for name in ("pooled", "null", "hubness", "bias")),
         ]
         cells = "".join(f"<td>{_signed(addend)}</td>" for addend in addends)
         rows.append(
@@ -165,6 +165,7 @@ def sums(view: View) -> str:
             ("regions", "what the places in the picture add, each with its share"),
             ("picture", "what the picture as a whole adds"),
             ("nowhere", "what attention to nothing adds"),
+            ("typical", "less what this picture matches with any text, and this text with any picture"),
             ("offset", "the same for every picture and text"),
             ("score", "the sum; it ranks the results"),
             ("match", "the score as a probability"),
