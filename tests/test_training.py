@@ -31,11 +31,12 @@ from training.loop import Objective
 from training.recipes import changed, default
 from training.run import split_off, towers_of, untrained
 from training.views import View, cell_cover, views_of
+from xattn.attention import attention_weights
 from xattn.checkpoint import load_model
 from xattn.encoders.text import SentenceConfig, SentenceEncoder
 from xattn.encoders.vision import HybridEncoder
 from xattn.errors import CheckpointError, DataError, MissingExtra
-from xattn.losses import absent_attention, box_attention, info_nce
+from xattn.losses import absent_attention, box_attention, info_nce, presence_logits
 from xattn.model import XAttnModel
 
 SMOKE = default(smoke=True)
@@ -149,6 +150,14 @@ def test_even_box_attention_by_hand() -> None:
 def test_absent_attention_by_hand() -> None:
     null = torch.tensor([[0.5, 0.25], [1.0, 1.0]])
     assert absent_attention(null).item() == pytest.approx(math.log(8) / 4)
+
+
+def test_presence_is_attention_to_regions_against_attention_to_null() -> None:
+    logits, null = torch.tensor([[1.0, -0.5, 2.0]]), torch.tensor([0.3])
+    _, null_weight = attention_weights(logits, None, null)
+    found = presence_logits(null_weight[:, None, None])
+    assert found.item() == pytest.approx(torch.logsumexp(logits, -1).item() - 0.3, abs=1e-5)
+    assert presence_logits(torch.tensor([[[0.0, 1.0]]])).item() == pytest.approx(0.0, abs=0.1)
 
 
 def test_losses_of_nothing_cost_nothing_and_of_zero_weight_stay_finite() -> None:

@@ -19,7 +19,7 @@ from xattn.encoders.fusion import Fusion
 from xattn.encoders.text import SentenceEncoder, TextHead
 from xattn.encoders.vision import HybridEncoder
 from xattn.errors import DataError
-from xattn.losses import SMALLEST_WEIGHT, absent_attention, box_attention, info_nce
+from xattn.losses import absent_attention, box_attention, info_nce, presence_logits
 from xattn.model import XAttnModel
 
 FINAL_RATE = 1e-3
@@ -32,7 +32,8 @@ class Losses:
     """The addends of one step's loss, before their weights.
 
     pooled, attended, joint: InfoNCE over the cosines of stage 1, of the cross-attention, and over their
-    mean as the score weighs it; boxes, absent: where the attention of phrases and categories lies.
+    mean as the score weighs it; presence: InfoNCE over how little attention goes to null; boxes, absent:
+    where the attention of phrases and categories lies.
     """
 
     pooled: Float[Tensor, ""]
@@ -83,8 +84,6 @@ class Objective(nn.Module):
         matches = batch.owners == torch.arange(len(pooled), device=batch.owners.device)[:, None]
         read = self.attention(regions, captions, given.mask)
         attended = torch.einsum("bnd,nd->bn", F.normalize(read.output, dim=-1), captions)
-        null = read.null_weight.clamp(SMALLEST_WEIGHT, 1 - SMALLEST_WEIGHT)
-        presence = -null.logit().mean(-1)
         cosines = pooled @ captions.T
         joint = self.pooled_weight * cosines + (1 - self.pooled_weight) * attended
         weights, null_weights = self._own_weights(regions, given.mask, batch, held)
@@ -92,7 +91,7 @@ class Objective(nn.Module):
             pooled=info_nce(scales[0] * cosines, matches),
             attended=info_nce(scales[1] * attended, matches),
             joint=info_nce(scales[2] * joint, matches),
-            presence=info_nce(presence, matches),
+            presence=info_nce(presence_logits(read.null_weight), matches),
             boxes=box_attention(weights[batch.present], batch.cover[batch.present], self.evenness),
             absent=absent_attention(null_weights[batch.absent]),
         )

@@ -20,7 +20,8 @@ class Recipe:
     initial_scale:    of the two contrastive terms' logits; learned, at most max_scale
     region_texts:     texts with boxes drawn per picture and step; absent_texts: categories it lacks
     captions:         drawn per picture and step, fewer where it has fewer
-    joint_weight, box_weight, absent_weight: of these losses beside the two contrastive ones, which weigh 1
+    joint_weight, presence_weight, box_weight, absent_weight: of these losses, beside the contrastive ones
+                      of pooled and attended scores, which weigh 1
     evenness:         how much attention shall fill a box, beside lying in it
     held_out:         pictures kept from training to calibrate probabilities on
     matched_share:    of the pairs that calibration imagines, how many match
@@ -36,25 +37,25 @@ class Recipe:
     dim: int = 256
     attention_heads: int = 4
     num_blocks: int = 1
-    dropout: float = 0.2
-    epochs: int = 12
-    batch_size: int = 192
+    dropout: float = 0.3
+    epochs: int = 16
+    batch_size: int = 96
     learning_rate: float = 1e-3
-    weight_decay: float = 0.05
+    weight_decay: float = 0.2
     warmup_steps: int = 50
-    initial_scale: float = 14.0
+    initial_scale: float = 20.0
     max_scale: float = 60.0
-    region_texts: int = 3
-    absent_texts: int = 2
-    captions: int = 1
-    joint_weight: float = 0.0
-    presence_weight: float = 0.0
-    box_weight: float = 1.0
-    evenness: float = 0.0
+    region_texts: int = 6
+    absent_texts: int = 10
+    captions: int = 2
+    joint_weight: float = 1.0
+    presence_weight: float = 0.5
+    box_weight: float = 3.0
+    evenness: float = 0.5
     absent_weight: float = 1.0
     held_out: int = 96
     matched_share: float = 0.1
-    pooled_weight: float = 0.7
+    pooled_weight: float = 0.6
     bank_size: int = 1000
     bank_scale: float = 10.0
     max_pictures: int | None = None

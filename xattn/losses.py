@@ -61,5 +61,14 @@ def absent_attention(null_weights: Float[Tensor, "P K"]) -> Float[Tensor, ""]:
     return _mean(-null_weights.clamp(min=SMALLEST_WEIGHT).log())
 
 
+def presence_logits(null_weights: Float[Tensor, "B N K"]) -> Float[Tensor, "B N"]:
+    """log((1 − null) / null), mean over heads: how much more a text attends to a picture than to null.
+
+    It is logsumexp over regions of q·k, less q·k_null: as logits of `info_nce` it teaches the keys to
+    answer the texts of their own picture, which plain weights, normalised within each picture, do not.
+    """
+    return -null_weights.float().clamp(SMALLEST_WEIGHT, 1 - SMALLEST_WEIGHT).logit().mean(-1)
+
+
 def _mean(values: Tensor) -> Float[Tensor, ""]:
     return values.mean() if values.numel() else values.sum()
