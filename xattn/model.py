@@ -102,9 +102,12 @@ class XAttnModel(nn.Module):
         """Match logits of every picture and every text (or its embedding)."""
         embeddings = texts if isinstance(texts, Tensor) else self.encode_texts(texts)
         explained = self.attention.explain(images.regions, embeddings, images.mask)
-        return self._combine(explained.cosine, images.pooled @ embeddings.T)
+        return self.combine(explained.cosine, images.pooled @ embeddings.T)
 
-    def _combine(self, attended: Tensor, pooled: Tensor) -> Tensor:
+    def combine(
+        self, attended: Float[Tensor, "B N"], pooled: Float[Tensor, "B N"]
+    ) -> Float[Tensor, "B N"]:
+        """The score from its two cosines, of what was attended and of the pooled embedding with the text."""
         c = self.calibration
         return c.logit_scale * ((1 - c.pooled_weight) * attended + c.pooled_weight * pooled) + c.logit_bias
 
@@ -134,7 +137,7 @@ class XAttnModel(nn.Module):
         contributions = (explained.contributions * attended_scale).cpu().numpy()
         null = (explained.null_contribution * attended_scale).tolist()
         pooled = (images.pooled @ embeddings.T * c.logit_scale * c.pooled_weight).tolist()
-        scores = self._combine(explained.cosine, images.pooled @ embeddings.T)
+        scores = self.combine(explained.cosine, images.pooled @ embeddings.T)
         probabilities = scores.sigmoid().tolist()
         weights = explained.weights.cpu().numpy()
         null_weights = explained.null_weight.tolist()

@@ -41,10 +41,9 @@ def encode_texts(model: XAttnModel, texts: Sequence[str]) -> Float[Tensor, "N D"
 def score_pairs(model: XAttnModel, images: RegionGrid, texts: Float[Tensor, "N D"]) -> Scores:
     """Float32 [B N]. `model.score` gives the same combination, but prepares each text, not each picture:
     with as many texts as here this is many times faster."""
-    c = model.calibration
     attention = model.attention.cosine(images.regions, texts, images.mask)
     pooled = images.pooled @ texts.T
-    combined = c.logit_scale * ((1 - c.pooled_weight) * attention + c.pooled_weight * pooled) + c.logit_bias
+    combined = model.combine(attention, pooled)
     return Scores(*(scores.float().cpu().numpy() for scores in (pooled, attention, combined)))
 
 
