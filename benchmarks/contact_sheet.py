@@ -15,8 +15,10 @@ WIDTH = 1400
 MARGIN = 24
 GAP = 8
 COLUMNS = 2
+LEGEND = 44
 HEADER = 40
-FOOTER = 24
+FOOTER = 42
+MAX_HEIGHT = 196
 BACKGROUND = (255, 255, 255)
 INK = (28, 30, 36)
 FAINT = (122, 126, 136)
@@ -38,46 +40,47 @@ class Row:
         return hit.path.name in self.relevant
 
 
-def draw(rows: Sequence[Row]) -> Image.Image:
-    """All rows, in columns of about the same height, read downwards. Raises ImageError for a photo that
-    cannot be read."""
+def draw(rows: Sequence[Row], num_pictures: int) -> Image.Image:
+    """All rows, two side by side, below a legend; each has a hit at least. num_pictures: searched.
+
+    Raises ImageError for a photo that cannot be read.
+    """
     cells = [_cell(row) for row in rows]
-    height = max(cell.height for cell in cells)
-    per_column = -(-len(cells) // COLUMNS)
-    sheet = Image.new("RGB", (WIDTH, MARGIN + per_column * (height + MARGIN // 2)), BACKGROUND)
-    for i, cell in enumerate(cells):
-        column, row = i % COLUMNS, i // COLUMNS
-        sheet.paste(cell, (MARGIN + column * (CELL + MARGIN), MARGIN + row * (height + MARGIN // 2)))
+    pairs = [cells[i : i + COLUMNS] for i in range(0, len(cells), COLUMNS)]
+    heights = [max(cell.height for cell in pair) for pair in pairs]
+    sheet = Image.new("RGB", (WIDTH, LEGEND + sum(heights) + MARGIN // 2), BACKGROUND)
+    legend = (
+        f"The best of {num_pictures} photos for each query, and how probable the match is. "
+        "Tints show where the phrase underlined in that colour was found. Green frame: right."
+    )
+    ImageDraw.Draw(sheet).text((MARGIN, MARGIN // 2), legend, fill=INK, font=_font(17))
+    top = LEGEND
+    for pair, height in zip(pairs, heights, strict=True):
+        for column, cell in enumerate(pair):
+            sheet.paste(cell, (MARGIN + column * (CELL + MARGIN), top))
+        top += height
     return sheet
 
 
 def _cell(row: Row) -> Image.Image:
-    """The query above its hits."""
-    width = (CELL - GAP * (len(row.hits) - 1)) // len(row.hits)
-    height = width * 3 // 4
+    """The query above its hits, which are uncropped and equally high."""
+    decoded = [images.load(hit.path, at_least=CELL // 2).picture for hit in row.hits]
+    room = CELL - GAP * (len(decoded) - 1)
+    height = min(MAX_HEIGHT, int(room / sum(picture.width / picture.height for picture in decoded)))
     cell = Image.new("RGB", (CELL, HEADER + height + FOOTER), BACKGROUND)
     pen = ImageDraw.Draw(cell)
     _write_query(pen, row)
-    for i, hit in enumerate(row.hits):
-        photo = _photo(hit, width, height)
-        # Never cropped: what was found may lie at the edge.
-        left = i * (width + GAP) + (width - photo.width) // 2
-        top = HEADER + (height - photo.height) // 2
-        cell.paste(photo, (left, top))
+    left = 0
+    for hit, picture in zip(row.hits, decoded, strict=True):
+        width = int(picture.width * height / picture.height)
+        photo = picture.resize((width, height), Image.Resampling.LANCZOS)
+        cell.paste(overlay.render(photo, hit.groundings, size=hit.size, boxes=False), (left, HEADER))
         if row.is_right(hit):
-            frame = (left - 1, top - 1, left + photo.width, top + photo.height)
+            frame = (left, HEADER, left + width - 1, HEADER + height - 1)
             pen.rectangle(frame, outline=RIGHT, width=3)
-        _write_footer(pen, hit, row.is_right(hit), left, top + photo.height + 3)
+        _write_footer(pen, hit, row.is_right(hit), left, HEADER + height + 4)
+        left += width + GAP
     return cell
-
-
-def _photo(hit: Hit, width: int, height: int) -> Image.Image:
-    """With the maps of its phrases, as large as fits."""
-    picture = images.load(hit.path, at_least=max(width, height)).picture
-    scale = min(width / picture.width, height / picture.height)
-    size = (round(picture.width * scale), round(picture.height * scale))
-    picture = picture.resize(size, Image.Resampling.LANCZOS)
-    return overlay.render(picture, hit.groundings, size=hit.size, boxes=False)
 
 
 def _write_query(pen: ImageDraw.ImageDraw, row: Row) -> None:
@@ -94,9 +97,9 @@ def _write_query(pen: ImageDraw.ImageDraw, row: Row) -> None:
 def _write_footer(pen: ImageDraw.ImageDraw, hit: Hit, right: bool, left: int, top: int) -> None:
     """How probable the match is, and a tick if it is right."""
     if right:
-        pen.line([(left, top + 9), (left + 4, top + 13), (left + 12, top + 4)], fill=RIGHT, width=3)
+        pen.line([(left, top + 10), (left + 4, top + 14), (left + 12, top + 5)], fill=RIGHT, width=3)
     text = f"{hit.probability:.0%}"
-    pen.text((left + (18 if right else 0), top), text, fill=RIGHT if right else FAINT, font=_font(14))
+    pen.text((left + (18 if right else 0), top), text, fill=RIGHT if right else FAINT, font=_font(16))
 
 
 def _font(size: int) -> ImageFont.FreeTypeFont:

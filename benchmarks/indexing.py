@@ -47,14 +47,10 @@ def measure(_: Path) -> Result:
     figures = [
         Figure("Engine.add", len(paths) / float(np.median(seconds["add"])), "pictures/s"),
         Figure("tower alone", len(paths) / float(np.median(seconds["tower"])), "pictures/s"),
-        Figure(
-            "Engine.add ÷ tower, median", median_ratio(seconds["tower"], seconds["add"]), at_least=0.85
-        ),
+        Figure("Engine.add ÷ tower, median", median_ratio(seconds["tower"], seconds["add"]), at_least=0.85),
         Figure("Engine.add ÷ tower, lowest", float(ratios.min())),
         Figure("Engine.add ÷ tower, highest", float(ratios.max())),
-        Figure(
-            "decoding on one thread ÷ tower's time", median_ratio(seconds["decode"], seconds["tower"])
-        ),
+        Figure("decoding on one thread ÷ tower's time", median_ratio(seconds["decode"], seconds["tower"])),
     ]
     setting = {"pictures": len(paths), "batch_size": BATCH, "rounds": ROUNDS}
     return Result(figures, {**record.about(model), **setting})

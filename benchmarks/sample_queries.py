@@ -27,7 +27,9 @@ def measure(out: Path) -> Result:
     with TemporaryDirectory() as folder, record.indexed_samples(model, Path(folder)) as engine:
         rows = search(engine)
         num_pictures = len(engine)
-    sheet = contact_sheet.draw([Row(row.query, row.hits[:SHOWN], row.relevant) for row in rows])
+    sheet = contact_sheet.draw(
+        [Row(row.query, row.hits[:SHOWN], row.relevant) for row in rows], num_pictures
+    )
     contact_sheet.save(sheet, out / "sample_queries.jpg")
     (out / "sample_queries.md").write_text(table(rows), encoding="utf-8")
     ranks = [first_right(row) for row in rows]
