@@ -14,6 +14,8 @@ from __future__ import annotations
 import subprocess
 import sys
 import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -59,12 +61,12 @@ def _encoding(model: XAttnModel) -> list[Figure]:
         with torch.inference_mode():
             peer.encode_image(frames)
 
-    tasks = {"peer": lambda: encode_peer(one)}
+    tasks: dict[str, Callable[[], object]] = {"peer": partial(encode_peer, one)}
     for name, frames in shapes.items():
-        tasks[name] = lambda frames=frames: model.encode_frames([frames])
+        tasks[name] = partial(model.encode_frames, [frames])
     single = in_turns(tasks, ROUNDS, warm_up=3)
     batch = in_turns(
-        {"peer": lambda: encode_peer(eight), "xattn": lambda: model.encode_frames(photos)},
+        {"peer": partial(encode_peer, eight), "xattn": partial(model.encode_frames, photos)},
         max(5, ROUNDS // 3),
     )
     figures = [Figure(f"{PEER}, one photo", milliseconds(single["peer"]), "ms")]

@@ -107,7 +107,7 @@ class XAttnModel(nn.Module):
     def combine(
         self, attended: Float[Tensor, "B N"], pooled: Float[Tensor, "B N"]
     ) -> Float[Tensor, "B N"]:
-        """The score from its two cosines, of what was attended and of the pooled embedding with the text."""
+        """The score: from the text's cosines with what was attended and with the pooled embedding."""
         c = self.calibration
         return c.logit_scale * ((1 - c.pooled_weight) * attended + c.pooled_weight * pooled) + c.logit_bias
 
