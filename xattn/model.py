@@ -104,9 +104,7 @@ class XAttnModel(nn.Module):
         explained = self.attention.explain(images.regions, embeddings, images.mask)
         return self.combine(explained.cosine, images.pooled @ embeddings.T)
 
-    def combine(
-        self, attended: Float[Tensor, "B N"], pooled: Float[Tensor, "B N"]
-    ) -> Float[Tensor, "B N"]:
+    def combine(self, attended: Float[Tensor, "B N"], pooled: Float[Tensor, "B N"]) -> Float[Tensor, "B N"]:
         """The score: from the text's cosines with what was attended and with the pooled embedding."""
         c = self.calibration
         return c.logit_scale * ((1 - c.pooled_weight) * attended + c.pooled_weight * pooled) + c.logit_bias
