@@ -1,1 +1,1 @@
-"""What speed, memory and quality are, measured: `python -m benchmarks.NAME`; see README.md."""
+"""What xattn costs and finds, measured: `python -m benchmarks.NAME`; see README.md in this folder."""

@@ -1,87 +1,195 @@
-"""Keeps a measured result: figures with the command, commit, device and date they belong to."""
+"""How a benchmark is run from the command line and written down.
+
+Every result names its command, commit, device and date, so that it can be repeated, and how much of the
+processor other programs used meanwhile, so that a figure from a busy machine is not taken for the truth.
+"""
 
 from __future__ import annotations
 
-import datetime
+import argparse
 import json
+import os
 import platform
-import statistics
+import shlex
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import torch
+from rich.console import Console
+from rich.table import Table
 
-PROJECT_DIR = Path(__file__).resolve().parents[1]
+from xattn.engine import Engine, open_index
+from xattn.model import XAttnModel
+from xattn.ui.samples import PROJECT_DIR, Samples
+
 RESULTS = PROJECT_DIR / "benchmarks" / "results"
+QUIET = 0.05
+"""Share of the processor that other programs may use before a result says that it should be repeated."""
 
 
-def record(name: str, figures: object) -> None:
-    """Prints the figures and writes them to results/NAME.json."""
-    module = sys.modules["__main__"].__spec__
-    command = " ".join(["python -m", module.name if module else sys.argv[0], *sys.argv[1:]])
-    entry = {
-        "command": command,
-        "commit": commit(),
+@dataclass(frozen=True, slots=True)
+class Figure:
+    """One measured value. at_most, at_least: what it is meant to reach, in the same unit."""
+
+    name: str
+    value: float
+    unit: str = ""
+    at_most: float | None = None
+    at_least: float | None = None
+
+    @property
+    def target(self) -> str:
+        bounds = (("≤", self.at_most), ("≥", self.at_least))
+        return " ".join(f"{sign} {bound:g}" for sign, bound in bounds if bound is not None)
+
+    @property
+    def met(self) -> bool | None:
+        """None where there is no target."""
+        if self.at_most is None and self.at_least is None:
+            return None
+        return (self.at_most is None or self.value <= self.at_most) and (
+            self.at_least is None or self.value >= self.at_least
+        )
+
+    def as_json(self) -> dict[str, Any]:
+        found: dict[str, Any] = {"name": self.name, "value": _rounded(self.value), "unit": self.unit}
+        return found if self.met is None else {**found, "target": self.target, "met": self.met}
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """figures: in the order they are shown; setting: what else a reader has to know to repeat them."""
+
+    figures: Sequence[Figure]
+    setting: dict[str, Any] = field(default_factory=dict)
+
+
+def main(name: str, summary: str, measure: Callable[[Path], Result]) -> None:
+    """Runs a benchmark: takes --out, measures, prints the table, writes NAME.json.
+
+    measure: is given the folder for results, which exists.
+    """
+    parser = argparse.ArgumentParser(prog=f"python -m benchmarks.{name}", description=summary)
+    parser.add_argument("--out", type=Path, default=RESULTS, metavar="DIR", help="folder for the results")
+    out: Path = parser.parse_args().out
+    out.mkdir(parents=True, exist_ok=True)
+    commit = _commit()
+    others = _OtherPrograms()
+    result = measure(out)
+    record = {
+        "benchmark": name,
+        "command": shlex.join(["python", "-m", f"benchmarks.{name}", *sys.argv[1:]]),
+        "commit": commit,
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "device": device(),
-        "date": datetime.date.today().isoformat(),
-        "figures": figures,
+        "other_programs": others.share(),
+        **result.setting,
+        "figures": [figure.as_json() for figure in result.figures],
     }
-    text = json.dumps(entry, indent=2, ensure_ascii=False)
-    print(text)
-    RESULTS.mkdir(exist_ok=True)
-    (RESULTS / f"{name}.json").write_text(text + "\n", encoding="utf-8")
+    text = json.dumps(record, indent=2, ensure_ascii=False) + "\n"
+    (out / f"{name}.json").write_text(text, encoding="utf-8")
+    show(name, result.figures, record["other_programs"])
 
 
-def commit() -> str:
-    """Hash of the commit measured, with "+" where tracked files differ from it."""
-
-    def git(*args: str) -> str:
-        return subprocess.run(
-            ["git", *args], cwd=PROJECT_DIR, capture_output=True, text=True, check=True
-        ).stdout.strip()
-
-    changed = git(
-        "status", "--porcelain", "--untracked-files=no", "--", "xattn", "training", "benchmarks/*.py"
-    )
-    return git("rev-parse", "--short=12", "HEAD") + ("+" if changed else "")
-
-
-def device() -> str:
-    """Processor, threads and PyTorch's version."""
-    model = platform.processor() or platform.machine()
-    cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.is_file():
-        names = [
-            line.split(":")[1].strip() for line in cpuinfo.read_text().splitlines() if "model name" in line
-        ]
-        model = names[0] if names else model
-    return f"{model}, {torch.get_num_threads()} threads, torch {torch.__version__.split('+')[0]}"
+def show(name: str, figures: Sequence[Figure], busy: float | None) -> None:
+    """Prints the table."""
+    table = Table("figure", "measured", "target", title=name)
+    table.columns[1].justify = "right"
+    for figure in figures:
+        verdict = {None: "", True: "  met", False: "  MISSED"}[figure.met]
+        table.add_row(figure.name, f"{_rounded(figure.value):g} {figure.unit}", figure.target + verdict)
+    console = Console()
+    console.print(table)
+    if busy is not None and busy > QUIET:
+        console.print(f"Other programs used {busy:.0%} of the processor: repeat this on a quiet machine.")
 
 
-def interleaved(
-    actions: dict[str, Callable[[], object]], rounds: int, warmups: int = 2
-) -> dict[str, list[float]]:
-    """Seconds of each action in each round. They take turns, so that a slow moment hits all of them."""
-    for _ in range(warmups):
-        for action in actions.values():
-            action()
-    seconds: dict[str, list[float]] = {name: [] for name in actions}
-    for _ in range(rounds):
-        for name, action in actions.items():
-            started = time.perf_counter()
-            action()
-            seconds[name].append(time.perf_counter() - started)
-    return seconds
-
-
-def milliseconds(seconds: Sequence[float]) -> dict[str, float]:
-    """Median, 95th percentile and least of some times."""
-    ordered = sorted(seconds)
+def device() -> dict[str, Any]:
+    """What the figures depend on, apart from the code."""
+    try:
+        cores = len(os.sched_getaffinity(0))
+    except AttributeError:  # only Linux has it
+        cores = os.cpu_count() or 1
     return {
-        "median_ms": round(1000 * statistics.median(ordered), 2),
-        "p95_ms": round(1000 * ordered[min(len(ordered) - 1, int(0.95 * len(ordered)))], 2),
-        "least_ms": round(1000 * ordered[0], 2),
+        "cpu": _cpu_name(),
+        "cores": cores,
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "system": platform.system(),
     }
+
+
+def about(model: XAttnModel) -> dict[str, str]:
+    """Which model was measured, for `Result.setting`."""
+    return {"model": model.name, "fingerprint": model.fingerprint}
+
+
+@contextmanager
+def indexed_samples(model: XAttnModel, folder: Path) -> Iterator[Engine]:
+    """The sample photos, indexed in `folder`, which is empty or does not exist yet."""
+    with open_index(folder, model) as engine:
+        engine.add(Samples().photos)
+        yield engine
+
+
+class _OtherPrograms:
+    """Measures, from when it is made, what share of the processor other programs used. Linux only."""
+
+    def __init__(self) -> None:
+        self._started = time.monotonic()
+        self._before = self._others()
+
+    def share(self) -> float | None:
+        before, after = self._before, self._others()
+        if before is None or after is None:
+            return None
+        seconds = (time.monotonic() - self._started) * (os.cpu_count() or 1)
+        return round(max(0.0, after - before) / seconds, 3)
+
+    @staticmethod
+    def _others() -> float | None:
+        """Processor seconds of all programs but this one and those it started."""
+        try:
+            with open("/proc/stat", encoding="ascii") as file:
+                user, nice, system, _, _, irq, softirq, steal = map(int, file.readline().split()[1:9])
+        except (OSError, ValueError):
+            return None
+        busy = (user + nice + system + irq + softirq + steal) / os.sysconf("SC_CLK_TCK")
+        return busy - sum(os.times()[:4])
+
+
+def _commit() -> str | None:
+    """None outside a git repository; "-dirty" if files differ from it, results apart."""
+    status = ["status", "--porcelain", "--", ".", ":!benchmarks/results"]
+    try:
+        commit, changed = (
+            subprocess.run(
+                ["git", *arguments], cwd=PROJECT_DIR, capture_output=True, text=True, check=True
+            ).stdout.strip()
+            for arguments in (["rev-parse", "HEAD"], status)
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return commit + ("-dirty" if changed else "")
+
+
+def _cpu_name() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return platform.processor() or platform.machine()
+    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(names, platform.machine())
+
+
+def _rounded(value: float) -> float:
+    """To four significant digits: more than any of them is worth."""
+    return float(f"{value:.4g}")

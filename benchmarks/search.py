@@ -1,63 +1,84 @@
-"""How long a warm search over the sample photos takes, maps included, and how far that is from its floor.
+"""A warm search over the sample photos, maps included, against what it cannot do without.
 
-The floor is what no search can do without, in the same run: encode the query's texts once, read the
-regions of every candidate once, and multiply them with two probes (key, value) per head and text.
+Every query of data/samples/queries.json is searched in several rounds with the index, the model and the
+parser already in memory. Floors, timed in turns with the search of the same query: encoding the query's
+texts; reading the regions of as many pictures as are re-ranked from memory; one product of the query with
+the pooled vectors of the collection. A search has to do at least that much.
 """
 
 from __future__ import annotations
 
-import tempfile
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
+import numpy as np
 import torch
 
-import xattn
-from benchmarks.record import interleaved, milliseconds, record
+from benchmarks import record
+from benchmarks.record import Figure, Result
+from benchmarks.timing import in_turns, median_ratio, milliseconds
+from xattn import load_model
+from xattn.catalogue import Identity
+from xattn.engine import Engine
 from xattn.phrases import parse
+from xattn.store import Store
 from xattn.ui.samples import Samples
 
-K = 12
-ROUNDS = 5
+ROUNDS = 10
+RERANKED = 100
+"""Pictures that the first stage of a search with the default k hands to the second."""
 
 
-def main() -> None:
-    samples = Samples()
-    with tempfile.TemporaryDirectory() as folder, xattn.open(Path(folder) / "index") as engine:
-        engine.add(samples.photos)
-        model = engine.model
-        num_candidates = min(len(engine), 100)
-        regions = torch.randn(num_candidates * 192, model.dim)
+def measure(_: Path) -> Result:
+    model = load_model("default", device="cpu")
+    with TemporaryDirectory() as folder, record.indexed_samples(model, Path(folder)) as engine:
+        seconds = _time(engine, Path(folder))
+        num_pictures = len(engine)
+    floors = ("text encoding", "region bytes", "pooled product")
+    all_floors = np.sum([seconds[name] for name in floors], axis=0)
+    figures = [
+        Figure("search, median", milliseconds(seconds["search"]), "ms", at_most=120),
+        Figure("search, 95th percentile", milliseconds(seconds["search"], 95), "ms"),
+        *(Figure(f"floor: {name}, median", milliseconds(seconds[name]), "ms") for name in floors),
+        Figure("search ÷ all floors", median_ratio(seconds["search"], all_floors)),
+    ]
+    setting = {
+        "pictures": num_pictures,
+        "reranked": min(RERANKED, num_pictures),
+        "queries": len(Samples().queries),
+        "rounds": ROUNDS,
+    }
+    return Result(figures, {**record.about(model), **setting})
 
-        def search() -> None:
-            for query in samples.queries:
-                engine.search(query, K)
 
-        def encode_texts() -> None:
-            for query in samples.queries:
-                model.encode_texts([query, *(phrase.text for phrase in parse(query).phrases)])
+def _time(engine: Engine, folder: Path) -> dict[str, np.ndarray]:
+    """Seconds of the search and of each floor, of all queries and rounds."""
+    model = engine.model
+    store = Store(folder, Identity(model.fingerprint, model.name, model.dim))
+    try:
+        ids = store.catalogue.content_ids().tolist()
+        region_bytes = store.read(ids[:RERANKED])[1].regions.half().numpy().view(np.uint64)
+        pooled = store.read(ids)[1].pooled
+    finally:
+        store.close()
 
-        def multiply() -> None:
-            for _ in samples.queries:
-                torch.mm(regions, torch.ones(model.dim, 2 * model.attention.num_heads))
-
-        seconds = interleaved({"search": search, "texts": encode_texts, "regions": multiply}, ROUNDS)
-        each = {
-            name: milliseconds([round_ / len(samples.queries) for round_ in found])
-            for name, found in seconds.items()
+    found: dict[str, list[np.ndarray]] = {}
+    for query in Samples().queries:
+        texts = [query, *(phrase.text for phrase in parse(query).phrases if phrase.text != query)]
+        vector = model.encode_texts([query])
+        tasks: dict[str, Callable[[], object]] = {
+            "search": partial(engine.search, query),
+            "text encoding": partial(model.encode_texts, texts),
+            "region bytes": region_bytes.max,  # touches each byte once and writes none
+            "pooled product": partial(torch.matmul, pooled, vector.T),
         }
-        floor = each["texts"]["median_ms"] + each["regions"]["median_ms"]
-        record(
-            "search",
-            {
-                "pictures": len(engine),
-                "results": K,
-                "search": each["search"],
-                "floor_texts": each["texts"],
-                "floor_regions": each["regions"],
-                "times_floor": round(each["search"]["median_ms"] / floor, 2),
-            },
-        )
+        for name, values in in_turns(tasks, ROUNDS, warm_up=2).items():
+            found.setdefault(name, []).append(values)
+    return {name: np.concatenate(values) for name, values in found.items()}
 
 
 if __name__ == "__main__":
-    main()
+    assert __doc__
+    record.main("search", __doc__.splitlines()[0], measure)

@@ -1,0 +1,107 @@
+"""The benchmarks' own bookkeeping: verdicts, turns, results on disk, and which hits are marked as right."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+from color_model import color_model, paint
+
+from benchmarks import contact_sheet, record, sample_queries
+from benchmarks.contact_sheet import RIGHT, Row
+from benchmarks.record import Figure, Result
+from benchmarks.timing import in_turns, median_ratio, milliseconds
+from xattn.engine import open_index
+from xattn.ui.samples import Samples
+
+
+@pytest.mark.parametrize(
+    ("figure", "met"),
+    [
+        (Figure("a", 120.0, "ms", at_most=120), True),
+        (Figure("a", 120.1, "ms", at_most=120), False),
+        (Figure("a", 0.85, at_least=0.85), True),
+        (Figure("a", 0.849, at_least=0.85), False),
+        (Figure("a", 3.0), None),
+    ],
+)
+def test_a_figure_says_whether_it_meets_its_target(figure: Figure, met: bool | None) -> None:
+    assert figure.met is met
+
+
+def test_tasks_take_turns_and_warm_up_is_not_counted() -> None:
+    calls: list[str] = []
+    seconds = in_turns({"a": lambda: calls.append("a"), "b": lambda: calls.append("b")}, 2, warm_up=1)
+    assert calls == ["a", "b", "b", "a", "a", "b"]
+    assert {name: len(values) for name, values in seconds.items()} == {"a": 2, "b": 2}
+
+
+def test_ratios_are_taken_within_a_round() -> None:
+    slow, fast = np.array([2.0, 40.0, 6.0]), np.array([1.0, 10.0, 2.0])
+    assert median_ratio(slow, fast) == 3.0
+    assert milliseconds(slow) == 6000.0
+
+
+def test_a_run_writes_what_repeats_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["benchmarks.demo", "--out", str(tmp_path / "new")])
+    figures = [Figure("speed", 12345.678, "pictures/s", at_least=20000)]
+    record.main("demo", "Nothing.", lambda out: Result(figures, {"pictures": 3}))
+    found = json.loads((tmp_path / "new" / "demo.json").read_text(encoding="utf-8"))
+    assert found["command"].startswith("python -m benchmarks.demo --out ")
+    assert found["pictures"] == 3
+    assert found["figures"] == [
+        {"name": "speed", "value": 12350.0, "unit": "pictures/s", "target": "≥ 20000", "met": False}
+    ]
+    assert {"commit", "date", "device", "other_programs"} <= set(found)
+    assert "MISSED" in capsys.readouterr().out
+
+
+@pytest.fixture(scope="module")
+def rows(tmp_path_factory: pytest.TempPathFactory) -> Sequence[Row]:
+    photos = tmp_path_factory.mktemp("photos")
+    paint((5, 7), "green", {(1, 4): "red"}).resize((70, 50)).save(photos / "red.png")
+    paint((7, 5), "green", {(2, 2): "blue"}).resize((50, 70)).save(photos / "blue.png")
+    with open_index(tmp_path_factory.mktemp("index"), color_model()) as engine:
+        engine.add(photos)
+        return [
+            Row("red", engine.search("red"), {"red.png"}),
+            Row("blue", engine.search("blue"), {"red.png"}),
+            Row("red", engine.search("red"), set()),
+        ]
+
+
+def test_the_table_counts_what_is_right(rows: Sequence[Row]) -> None:
+    assert [sample_queries.first_right(row) for row in rows] == [1, 2, None]
+    table = sample_queries.table(rows)
+    assert "| red | red.png | yes | 1 |" in table
+    assert "| blue | blue.png | no | 2 |" in table
+    assert "| red | red.png | no | beyond 2 |" in table
+    assert "first for 1 of 3 queries" in table
+
+
+def test_only_right_hits_are_framed(rows: Sequence[Row]) -> None:
+    def corners(row: Row) -> list[bool]:
+        sheet = np.asarray(contact_sheet.draw([row], 2))
+        y = contact_sheet.LEGEND + contact_sheet.HEADER
+        line = (sheet[y, contact_sheet.MARGIN :] == RIGHT).all(-1)
+        second = next(x for x in range(len(line)) if (sheet[y, contact_sheet.MARGIN + x] == 255).all())
+        return [bool(line[0]), bool(line[second + contact_sheet.GAP])]
+
+    assert corners(rows[0]) == [True, False]
+    assert corners(rows[1]) == [False, True]
+    assert corners(rows[2]) == [False, False]
+
+
+def test_every_photo_called_right_is_in_the_collection() -> None:
+    entries = json.loads((Samples().folder / "queries.json").read_text(encoding="utf-8"))
+    names = {path.name for path in Samples().photos.iterdir()}
+    assert len(entries) == 20
+    for entry in entries:
+        assert entry["relevant"]
+        assert set(entry["relevant"]) <= names
