@@ -78,10 +78,12 @@ def grid_for(size: Size, num_regions: int) -> Size:
     """(H, W) with about num_regions cells and the aspect ratio of a picture (height, width)."""
     aspect = min(max(size[0] / size[1], 1 / LONGEST_ASPECT), LONGEST_ASPECT)
     height, width = sqrt(num_regions * aspect), sqrt(num_regions / aspect)
-    candidates = [(h, w) for h in (int(height), int(height) + 1) for w in (int(width), int(width) + 1) if h * w]
+    candidates = [
+        (h, w) for h in (int(height), int(height) + 1) for w in (int(width), int(width) + 1) if h * w
+    ]
 
     def misfit(grid: Size) -> float:
-        return abs(log(grid[0] / grid[1]) - log(aspect)) + abs(log(grid[0] * grid[1] / num_regions))
+        return abs(log(grid[0] / grid[1] / aspect)) + abs(log(grid[0] * grid[1] / num_regions)) / 2
 
     return min(candidates or [(1, 1)], key=misfit)
 
@@ -110,6 +112,7 @@ class OpenClipVision(VisionEncoder):
                 f"this model cannot do the dense method {self.method!r}; it can do "
                 f"{', '.join(self._tower.methods)}"
             )
+        self.signature = f"openclip {self.method} {config} {sorted(preprocess_config.items())}"
         described = PreprocessCfg(**preprocess_config)
         # open_clip's own steps but for the last two, which make a normalised tensor.
         self._own_view = image_transform_v2(described, is_train=False).transforms[:-2]
@@ -127,11 +130,6 @@ class OpenClipVision(VisionEncoder):
         """About how many regions a picture gets."""
         height, width = self._tower.grid(self._tower.native)
         return self.config.num_regions or height * width
-
-    @property
-    def signature(self) -> str:
-        """What besides weights decides the features."""
-        return f"openclip {self.method} {self.config} {sorted(self.preprocess_config.items())}"
 
     def view_size(self, size: Size) -> Size:
         """(height, width) in pixels of the regions' view of a picture (height, width)."""
@@ -246,11 +244,7 @@ class OpenClipText(TextEncoder):
         self.clip: Any = clip
         self.tokenizer = tokenizer
         self.templates = tuple(templates)
-
-    @property
-    def signature(self) -> str:
-        """What besides weights decides the embeddings."""
-        return f"openclip {self.templates}"
+        self.signature = f"openclip {self.templates}"
 
     def forward(self, texts: Sequence[str]) -> Float[Tensor, "N D"]:
         weights = next(self.clip.parameters())

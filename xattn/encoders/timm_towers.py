@@ -1,14 +1,20 @@
-"""The towers that open_clip takes from timm."""
+"""The towers that open_clip takes from timm.
+
+TimmVitTower     timm's ViT and EVA: SigLIP, PE, EVA-CLIP, MobileCLIP-B, ViTamin
+FeatureMapTower  all else, by the last feature map: ConvNeXt, MobileCLIP-S (FastViT), Swin
+"""
 
 from __future__ import annotations
 
+from inspect import signature
 from typing import Any
 
 import torch
 from jaxtyping import Float
 from open_clip.timm_model import TimmModel
-from timm.layers import Attention, AttentionRope, apply_rot_embed_cat
+from timm.layers.attention import Attention, AttentionRope
 from timm.layers.format import Format
+from timm.layers.pos_embed_sincos import apply_rot_embed_cat
 from timm.models.eva import Eva, EvaAttention, EvaBlock, EvaBlockPostNorm
 from timm.models.vision_transformer import Block, VisionTransformer
 from torch import Tensor, nn
@@ -17,13 +23,14 @@ from torch.nn import functional as F
 from xattn.encoders.dense import DenseMethod, TokenGrid, last_block_tokens
 from xattn.encoders.towers import Tower
 from xattn.errors import CheckpointError
-from xattn.types import Size
 
 
 def timm_tower(visual: TimmModel) -> Tower:
     """The tower for one of timm's models, as open_clip adapts it."""
     if hasattr(visual.head, "pool"):
-        raise CheckpointError("maps are not supported for timm towers with an attention pool in open_clip's head")
+        raise CheckpointError(
+            "maps are not supported for timm towers with an attention pool in open_clip's head"
+        )
     kind = TimmVitTower if isinstance(visual.trunk, (VisionTransformer, Eva)) else FeatureMapTower
     return kind(visual)
 
@@ -57,9 +64,7 @@ class TimmBlock:
             q, k, v = qkv.unflatten(-1, (3, attention.num_heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
         else:
             layers = (attention.q_proj, attention.k_proj, attention.v_proj)
-            q, k, v = (
-                layer(x).unflatten(-1, (-1, attention.head_dim)).transpose(1, 2) for layer in layers
-            )
+            q, k, v = (layer(x).unflatten(-1, (-1, attention.head_dim)).transpose(1, 2) for layer in layers)
         q, k = self._rotated(attention.q_norm(q)), self._rotated(attention.k_norm(k))
         shared = q.shape[1] // k.shape[1]  # heads to one key, in grouped-query attention
         return q, k.repeat_interleave(shared, 1), v.repeat_interleave(shared, 1)
@@ -94,6 +99,12 @@ class TimmBlock:
         return self.block(x) if self.rope is None else self.block(x, rope=self.rope)
 
 
+def any_grid(rope: nn.Module) -> nn.Module:
+    """The same rotary positions, computed for the grid that is asked for instead of a fixed one."""
+    known = {name: getattr(rope, name) for name in signature(type(rope)).parameters if hasattr(rope, name)}
+    return type(rope)(**{**known, "feat_shape": None})
+
+
 class TimmVitTower(Tower):
     """timm's VisionTransformer and Eva. A region is what the head makes of a picture of that token only.
 
@@ -115,6 +126,8 @@ class TimmVitTower(Tower):
         trunk.patch_embed.strict_img_size = False
         trunk.patch_embed.flatten = False
         trunk.patch_embed.output_fmt = Format.NHWC
+        if getattr(trunk, "rope", None) is not None:
+            trunk.rope = any_grid(trunk.rope)
         if not TimmBlock.known(trunk.blocks[-1]):
             self.methods = ("plain",)
 
@@ -173,14 +186,12 @@ class FeatureMapTower(Tower):
         trunk = self.visual.trunk
         features = trunk.forward_features(pixels)
         pooled = self.visual.head(trunk.forward_head(features))
-        if features.ndim == 3:  # tokens
-            cells = features[:, self.num_prefix :].flatten(0, 1)[:, None].expand(-1, self.num_prefix + 1, -1)
+        if features.ndim == 3:  # tokens, repeated for heads that skip the prefix
+            tokens = features[:, self.num_prefix :].flatten(0, 1)
+            cells = tokens[:, None].expand(-1, self.num_prefix + 1, -1)
         elif features.shape[1] == trunk.num_features:  # [B C H W]
             cells = features.flatten(2).transpose(1, 2).flatten(0, 1)[:, :, None, None]
         else:  # [B H W C]
             cells = features.flatten(0, 2)[:, None, None]
         regions = self.visual.head(trunk.forward_head(cells)).unflatten(0, (len(pixels), -1))
         return regions, pooled
-
-
-__all__ = ["FeatureMapTower", "Size", "TimmBlock", "TimmVitTower", "timm_tower"]

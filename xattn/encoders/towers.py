@@ -1,9 +1,8 @@
 """open_clip's vision towers, each taught to give its regions in the joint space.
 
-    VisionTransformer   open_clip's own ViT, CoCa's attentional pooling included
-    ModifiedResNet      the attention pool read at every place
-    TimmModel           timm's ViT and EVA (SigLIP, PE, MobileCLIP-B, EVA-CLIP, ViTamin), else the last
-                        feature map (ConvNeXt, FastViT of MobileCLIP-S, Swin)
+    VitTower       open_clip's own ViT, CoCa's attentional pooling included
+    ResNetTower    CLIP's ModifiedResNet: the attention pool, read at every place
+    (timm_towers)  what open_clip takes from timm
 
 A tower wraps the module that open_clip built, adds no weights, and gives the pooled features exactly as
 open_clip does. A region's features are what the tower's head makes of that region's token alone.
@@ -16,9 +15,7 @@ from typing import Any
 
 import torch
 from jaxtyping import Float
-from open_clip.modified_resnet import ModifiedResNet
-from open_clip.timm_model import TimmModel
-from open_clip.transformer import Attention, ResidualAttentionBlock, VisionTransformer
+from open_clip.transformer import Attention
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -30,7 +27,6 @@ from xattn.encoders.dense import (
     read_values,
     resample_positions,
 )
-from xattn.errors import CheckpointError
 from xattn.types import Size
 
 
@@ -65,22 +61,6 @@ class Tower(ABC):
         self, pixels: Float[Tensor, "B 3 h w"], method: DenseMethod
     ) -> tuple[Float[Tensor, "B R D"], Float[Tensor, "B D"]]:
         """Regions and pooled features, neither normalised, of one pass; at the native size `pooled`."""
-
-
-def tower_of(visual: nn.Module) -> Tower:
-    """Wraps open_clip's `model.visual`. Raises CheckpointError for a kind that has no regions to give."""
-    from xattn.encoders.timm_towers import timm_tower
-
-    if isinstance(visual, VisionTransformer):
-        return VitTower(visual)
-    if isinstance(visual, ModifiedResNet):
-        return ResNetTower(visual)
-    if isinstance(visual, TimmModel):
-        return timm_tower(visual)
-    raise CheckpointError(
-        f"maps are not supported for vision towers of type {type(visual).__name__}; supported are "
-        "VisionTransformer, ModifiedResNet and TimmModel of open_clip"
-    )
 
 
 class VitBlock:
@@ -205,14 +185,10 @@ class ResNetTower(Tower):
         x = x + resample_positions(pool.positional_embedding, self.trained_grid, grid.size).to(x.dtype)
 
         heads = (pool.num_heads, -1)
-        q, k, v = (
-            layer(x).unflatten(-1, heads).transpose(1, 2) for layer in (pool.q_proj, pool.k_proj, pool.v_proj)
-        )
+        layers = (pool.q_proj, pool.k_proj, pool.v_proj)
+        q, k, v = (layer(x).unflatten(-1, heads).transpose(1, 2) for layer in layers)
         scale = q.shape[-1] ** -0.5
         whole = read_values(q, k, v, "plain", grid, scale)
         read = whole if method == "plain" else read_values(q, k, v, method, grid, scale)
         regions = pool.c_proj(read[:, :, 1:].transpose(1, 2).flatten(2))
         return regions, pool.c_proj(whole[:, :, 0].flatten(1))
-
-
-__all__ = ["ResNetTower", "ResidualAttentionBlock", "Tower", "VitTower", "pooler_values", "tower_of"]
