@@ -6,10 +6,10 @@ about its patch and still lands in the space shared with text. With q, k, v of t
 s = 1/√d_head, softmax over tokens, per head:
 
     plain       softmax(s·q kᵀ) v                       the block as it was trained
-    maskclip    v                                       Zhou et al. 2022, "Extract Free Dense Labels from CLIP"
-    sclip       (softmax(s·q qᵀ) + softmax(s·k kᵀ)) v   Wang et al. 2023, "SCLIP"
-    clearclip   softmax(s·q qᵀ) v                       Lan et al. 2024, "ClearCLIP"
-    naclip      softmax(s·k kᵀ + ω) v                   Hajimiri et al. 2024, "Pay Attention to Your Neighbours"
+    maskclip    v                                       MaskCLIP, Zhou et al., ECCV 2022
+    sclip       (softmax(s·q qᵀ) + softmax(s·k kᵀ)) v   SCLIP, Wang et al., ECCV 2024
+    clearclip   softmax(s·q qᵀ) v                       ClearCLIP, Lan et al., ECCV 2024
+    naclip      softmax(s·k kᵀ + ω) v                   NACLIP, Hajimiri et al., WACV 2025
 
 ω is a Gaussian of the distance between two patches in cells, of height 1; it is 0 to and from prefix
 tokens (class, registers). plain, maskclip and sclip keep the block's residual connections and feed-forward

@@ -91,18 +91,24 @@ def grid_for(size: Size, num_regions: int) -> Size:
 class OpenClipVision(VisionEncoder):
     """open_clip's vision tower. Region r of H×W lies in row r // W, column r % W; unit norm each.
 
-    visual: `model.visual` of an open_clip model; preprocess_config: its `preprocess_cfg`
+    visual: `model.visual` of an open_clip model; model_config, preprocess_config: its `model_cfg` and
+    `preprocess_cfg`
     """
 
     mean: Tensor
     std: Tensor
 
     def __init__(
-        self, visual: nn.Module, dim: int, preprocess_config: dict[str, Any], config: RegionConfig
+        self,
+        visual: nn.Module,
+        model_config: dict[str, Any],
+        preprocess_config: dict[str, Any],
+        config: RegionConfig,
     ) -> None:
         super().__init__()
-        self.dim = dim
+        self.dim = model_config["embed_dim"]
         self.config = config
+        self.model_config = model_config
         self.preprocess_config = preprocess_config
         self.visual = visual
         self._tower = tower_of(visual)
