@@ -53,8 +53,8 @@ def load_model(name: str | Path = "default", device: str | torch.device | None =
 def _load_directory(directory: Path, name: str) -> XAttnModel:
     if not (directory / "config.json").is_file():
         raise ModelNotFound(
-            f"no model {name!r}: expected 'default', a directory with a config.json ({directory} has none), "
-            "openclip:ARCH/PRETRAINED or hf-hub:ORG/NAME; xattn models lists them"
+            f"no model {name!r}: expected 'default' or a directory with a config.json, and {directory} has "
+            "none; or openclip:ARCH/PRETRAINED or hf-hub:ORG/NAME, which xattn models lists"
         )
     config = _read_config(directory)
     if "openclip" in config:

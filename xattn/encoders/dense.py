@@ -19,7 +19,7 @@ part, as their authors do; clearclip and naclip drop both and return the attenti
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, Protocol, get_args
+from typing import Literal, Protocol, get_args, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -36,6 +36,7 @@ NACLIP_SIGMA = 5.0
 """Standard deviation of the Gaussian in cells, as its authors use."""
 
 
+@runtime_checkable
 class LastBlock(Protocol):
     """The parts of a transformer block that the methods put together anew. T tokens, K heads of width d."""
 

@@ -132,7 +132,7 @@ def load_clip(source: Source) -> Loaded:
     except Exception as error:  # open_clip, its hub client and torch each raise kinds of their own
         if source.file is not None or source.directory is not None:
             raise CheckpointError(
-                f"{described} does not hold weights of {source.arch or 'its config'} that can be read: {error}"
+                f"{described} holds no weights of {source.arch or 'its config'} that can be read: {error}"
             ) from error
         raise ModelNotFound(
             f"the weights of {described} are not on this machine and could not be downloaded: {error}. "
