@@ -16,7 +16,6 @@ painted afterwards.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from jaxtyping import Bool, Float
@@ -100,7 +99,7 @@ class CrossAttention(nn.Module):
     projecting its regions would cost, and yields every addend of the cosine. Both give the same result.
     """
 
-    def __init__(self, dim: int, num_heads: int, norm: Literal["layer", "unit"] = "layer") -> None:
+    def __init__(self, dim: int, num_heads: int, norm: str = "layer") -> None:
         super().__init__()
         if norm not in ("layer", "unit"):
             raise ValueError(f"unknown norm {norm!r}; valid are layer, unit")

@@ -56,10 +56,10 @@ def load_pretrained(name: str) -> XAttnModel:
     source = parse_source(plain)
     try:
         regions = RegionConfig(
-            method=options.get("method", "auto"),  # type: ignore[arg-type]  # checked there
+            method=options.get("method", "auto"),
             num_regions=int(options["regions"]) if "regions" in options else None,
             windows=options.get("windows", "0") not in ("0", "false", "no"),
-            pooled=options.get("pooled", "own"),  # type: ignore[arg-type]
+            pooled=options.get("pooled", "own"),
         )
         templates = templates_of(options.get("prompts", "none"), plain)
         temperature = float(options.get("temperature", TEMPERATURE))

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from math import log, sqrt
-from typing import Any, Literal
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -46,10 +46,10 @@ class RegionConfig:
                  saves a pass but differs from open_clip's
     """
 
-    method: DenseMethod | Literal["auto"] = "auto"
+    method: str = "auto"
     num_regions: int | None = None
     windows: bool = False
-    pooled: Literal["own", "regions"] = "own"
+    pooled: str = "own"
 
     def __post_init__(self) -> None:
         if self.method not in ("auto", *DENSE_METHODS):
@@ -112,12 +112,13 @@ class OpenClipVision(VisionEncoder):
         self.preprocess_config = preprocess_config
         self.visual = visual
         self._tower = tower_of(visual)
-        self.method: DenseMethod = self._tower.methods[0] if config.method == "auto" else config.method
-        if self.method not in self._tower.methods:
+        if config.method not in ("auto", *self._tower.methods):
             raise CheckpointError(
-                f"this model cannot do the dense method {self.method!r}; it can do "
+                f"this model cannot do the dense method {config.method!r}; it can do "
                 f"{', '.join(self._tower.methods)}"
             )
+        auto = config.method == "auto"
+        self.method = self._tower.methods[0] if auto else cast(DenseMethod, config.method)
         self.signature = f"openclip {self.method} {config} {sorted(preprocess_config.items())}"
         described = PreprocessCfg(**preprocess_config)
         # open_clip's own steps but for the last two, which make a normalised tensor.
