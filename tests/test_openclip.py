@@ -1,4 +1,4 @@
-"""open_clip's towers as xattn's encoders: what is pooled is open_clip's, and maps point at the right cell."""
+"""open_clip's towers as xattn's encoders: pooled embeddings are its own, maps point at the right cell."""
 
 from __future__ import annotations
 
