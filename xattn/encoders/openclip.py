@@ -7,8 +7,9 @@ squeezes it to a square. Where the two views are the same, one pass gives both.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from math import log, sqrt
 from typing import Any, cast
 
@@ -102,14 +103,13 @@ class OpenClipVision(VisionEncoder):
         self,
         visual: nn.Module,
         model_config: dict[str, Any],
-        preprocess_config: dict[str, Any],
+        preprocess_config: Mapping[str, Any],
         config: RegionConfig,
     ) -> None:
         super().__init__()
         self.dim = model_config["embed_dim"]
         self.config = config
         self.model_config = model_config
-        self.preprocess_config = preprocess_config
         self.visual = visual
         self._tower = tower_of(visual)
         if config.method not in ("auto", *self._tower.methods):
@@ -119,8 +119,11 @@ class OpenClipVision(VisionEncoder):
             )
         auto = config.method == "auto"
         self.method = self._tower.methods[0] if auto else cast(DenseMethod, config.method)
-        self.signature = f"openclip {self.method} {config} {sorted(preprocess_config.items())}"
         described = PreprocessCfg(**preprocess_config)
+        described.size = self._tower.native
+        # Lists, as JSON has them: a model that was saved and loaded is described by the same words.
+        self.preprocess_config: dict[str, Any] = json.loads(json.dumps(asdict(described)))
+        self.signature = f"openclip {self.method} {config} {sorted(self.preprocess_config.items())}"
         # open_clip's own steps but for the last two, which make a normalised tensor.
         self._own_view = image_transform_v2(described, is_train=False).transforms[:-2]
         self._squash = described.resize_mode == "squash"
