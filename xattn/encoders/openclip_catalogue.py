@@ -90,6 +90,7 @@ def maps_of(vision: dict[str, Any], grid: Size) -> Maps:
     )
     if min(grid) < FINE_SIDE:
         return "coarse"
+    large = large or vision.get("width", 0) >= LARGE_WIDTH
     return "weaker" if large or isinstance(vision.get("layers"), list) else "advised"
 
 
