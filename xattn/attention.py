@@ -81,31 +81,56 @@ def attention_weights(
     return weights, null_weight
 
 
+class UnitNorm(nn.Module):
+    """Division by the Euclidean norm; zero stays zero."""
+
+    def forward(self, x: Float[Tensor, "*batch D"]) -> Float[Tensor, "*batch D"]:
+        return F.normalize(x, dim=-1)
+
+
 class CrossAttention(nn.Module):
     """Multi-head text-query cross-attention over region features.
 
-    dim: width D of regions and texts; num_heads: K, must divide dim.
+    dim: width D of regions and texts; num_heads: K, must divide dim; norm: LN in the formulas is layer
+    normalisation, or division by the norm ("unit") where regions and texts share a space by cosine.
     `forward` is for training: K and V are projected once per picture, q once per text, and every text
     meets every picture. `explain` is for search: few texts meet many pictures, so the projections are
     applied to the texts instead (W_kᵀq · x = q · W_k x), which saves the 2·R·D² per picture that
     projecting its regions would cost, and yields every addend of the cosine. Both give the same result.
     """
 
-    def __init__(self, dim: int, num_heads: int) -> None:
+    def __init__(self, dim: int, num_heads: int, norm: str = "layer") -> None:
         super().__init__()
+        if norm not in ("layer", "unit"):
+            raise ValueError(f"unknown norm {norm!r}; valid are layer, unit")
         if dim % num_heads:
             raise ValueError(f"num_heads must divide dim: expected a divisor of {dim}, got {num_heads}")
         self.dim = dim
         self.num_heads = num_heads
         self.head_dim = dim // num_heads
-        self.text_norm = nn.LayerNorm(dim)
-        self.region_norm = nn.LayerNorm(dim)
+        self.norm = norm
+        self.text_norm = nn.LayerNorm(dim) if norm == "layer" else UnitNorm()
+        self.region_norm = nn.LayerNorm(dim) if norm == "layer" else UnitNorm()
         self.query = nn.Linear(dim, dim, bias=False)
         self.key = nn.Linear(dim, dim, bias=False)
         self.value = nn.Linear(dim, dim, bias=False)
         self.out = nn.Linear(dim, dim, bias=False)
         self.null_key = nn.Parameter(torch.zeros(num_heads, self.head_dim))
         self.null_value = nn.Parameter(torch.zeros(num_heads, self.head_dim))
+
+    @classmethod
+    def identity(cls, dim: int, temperature: float) -> CrossAttention:
+        """For towers whose regions and texts are aligned already: one head that attends by their cosine.
+
+        weights = softmax over r of temperature · cos(t, x_r), and null at cosine 0; the output is the mean
+        of the unit-norm regions so weighted. Training goes on from there.
+        """
+        attention = cls(dim, num_heads=1, norm="unit")
+        with torch.no_grad():
+            for layer in (attention.query, attention.key, attention.value, attention.out):
+                layer.weight.copy_(torch.eye(dim))
+            attention.query.weight *= temperature * attention.head_dim**0.5
+        return attention
 
     def project_texts(self, texts: Float[Tensor, "N D"]) -> Float[Tensor, "N K d"]:
         """One query per text and head, already divided by √d_head."""

@@ -28,28 +28,60 @@ from xattn.hubness import Hubness
 from xattn.model import Calibration, XAttnModel
 
 FORMAT_VERSION = 1
+PRETRAINED_PREFIXES = ("openclip:", "hf-hub:")
 DEFAULT_MODEL = Path(__file__).parent / "models" / "default"
 
 
 def load_model(name: str | Path = "default", device: str | torch.device | None = None) -> XAttnModel:
-    """Loads the model that ships with xattn ("default") or a model directory. Never downloads.
+    """Loads the model that ships with xattn ("default"), a model directory, or an open_clip model.
 
+    name: an open_clip model is openclip:ARCH/PRETRAINED, openclip:ARCH@FILE or hf-hub:ORG/NAME (see
+    `xattn.pretrained`). Only such a name may download, and only what is not on this machine.
     device: where to put it; by default a CUDA GPU if there is one, else the CPU.
     Raises ModelNotFound if there is no such model, CheckpointError if its files are damaged or newer.
     """
-    directory = DEFAULT_MODEL if str(name) == "default" else Path(name)
-    if not (directory / "config.json").is_file():
-        raise ModelNotFound(
-            f"no model {str(name)!r}: expected 'default' or a directory with a config.json, "
-            f"and {directory} has none"
-        )
-    config = _read_config(directory)
-    tokenizer = read_tokenizer(directory / "tokenizer.json")
-    model = build_model(config, tokenizer, name=str(name))
-    _load_weights(model, directory / "model.safetensors")
+    if str(name).startswith(PRETRAINED_PREFIXES):
+        from xattn.pretrained import load_pretrained  # open_clip takes seconds to import
+
+        model = load_pretrained(str(name))
+    else:
+        model = _load_directory(DEFAULT_MODEL if str(name) == "default" else Path(name), str(name))
     if device is None:
         device = "cuda" if torch.cuda.is_available() else "cpu"
     return model.to(device)
+
+
+def _load_directory(directory: Path, name: str) -> XAttnModel:
+    if not (directory / "config.json").is_file():
+        raise ModelNotFound(
+            f"no model {name!r}: expected 'default' or a directory with a config.json, and {directory} has "
+            "none; or openclip:ARCH/PRETRAINED or hf-hub:ORG/NAME, which xattn models lists"
+        )
+    config = _read_config(directory)
+    if "openclip" in config:
+        from xattn.pretrained import rebuild
+
+        _check_keys("config.json", config, ("openclip", "attention", "calibration", "hubness"))
+        calibration = _configured(Calibration, "calibration", config)
+        width = config["openclip"].get("model", {}).get("embed_dim", 1)
+        model = rebuild(config["openclip"], _attention(width, config), calibration, directory, name)
+        model.hubness = _hubness(model.dim, config)
+    else:
+        model = build_model(config, read_tokenizer(directory / "tokenizer.json"), name=name)
+    _load_weights(model, directory / "model.safetensors")
+    return model
+
+
+def _attention(width: int, config: Mapping[str, Any]) -> CrossAttention:
+    section = config.get("attention", {})
+    _check_keys("attention", section, ("num_heads", "norm"))
+    return CrossAttention(width, section.get("num_heads", 4), section.get("norm", "layer"))
+
+
+def _hubness(width: int, config: Mapping[str, Any]) -> Hubness:
+    section = config.get("hubness", {})
+    _check_keys("hubness", section, ("num_captions", "num_pictures", "scale"))
+    return Hubness(width, **section)
 
 
 def build_model(config: Mapping[str, Any], tokenizer: Tokenizer, name: str) -> XAttnModel:
@@ -63,58 +95,73 @@ def build_model(config: Mapping[str, Any], tokenizer: Tokenizer, name: str) -> X
     vision = _configured(HybridConfig, "vision", config, fusion=fusion)
     text = _configured(SentenceConfig, "text", config)
     calibration = _configured(Calibration, "calibration", config)
-    attention = config.get("attention", {})
-    _check_keys("attention", attention, ("num_heads",))
-    hubness = config.get("hubness", {})
-    _check_keys("hubness", hubness, ("num_captions", "num_pictures", "scale"))
     return XAttnModel(
         HybridEncoder(vision),
         SentenceEncoder(text, tokenizer),
-        CrossAttention(fusion.dim, attention.get("num_heads", 4)),
+        _attention(fusion.dim, config),
         calibration,
         name=name,
-        hubness=Hubness(fusion.dim, **hubness),
+        hubness=_hubness(fusion.dim, config),
     )
 
 
-def save_model(model: XAttnModel, directory: Path, card: str, *, quantized: bool = True) -> None:
+def save_model(model: XAttnModel, directory: Path, card: str, *, quantized: bool | None = None) -> None:
     """Writes a model directory; `card` is the text of its README.md.
 
-    quantized: pack the weights (see the module docstring); otherwise all are half precision.
+    quantized: pack the weights (see the module docstring); False: all in half precision; None: packed for
+    xattn's own towers, as they are for open_clip's.
     Files are written beside their names and renamed, weights before config: a directory whose
-    config.json exists is complete.
+    config.json exists is complete. Raises CheckpointError for towers of another kind.
     """
-    if not isinstance(model.vision, HybridEncoder) or not isinstance(model.text, SentenceEncoder):
-        raise CheckpointError("only models made of HybridEncoder and SentenceEncoder can be saved so far")
-    directory.mkdir(parents=True, exist_ok=True)
-    vision = asdict(model.vision.config)
-    config = {
-        "format_version": FORMAT_VERSION,
-        "vision": {key: value for key, value in vision.items() if key != "fusion"},
-        "fusion": vision["fusion"],
-        "text": asdict(model.text.config),
-        "attention": {"num_heads": model.attention.num_heads},
-        "calibration": asdict(model.calibration),
-        "hubness": {
-            "num_captions": len(model.hubness.captions),
-            "num_pictures": len(model.hubness.pictures),
-            "scale": model.hubness.scale,
-        },
+    own = isinstance(model.vision, HybridEncoder) and isinstance(model.text, SentenceEncoder)
+    config = {"format_version": FORMAT_VERSION, **(_own_towers(model) if own else _openclip_towers(model))}
+    config["attention"] = {"num_heads": model.attention.num_heads}
+    if model.attention.norm != "layer":
+        config["attention"]["norm"] = model.attention.norm
+    config["calibration"] = asdict(model.calibration)
+    config["hubness"] = {
+        "num_captions": len(model.hubness.captions),
+        "num_pictures": len(model.hubness.pictures),
+        "scale": model.hubness.scale,
     }
+    directory.mkdir(parents=True, exist_ok=True)
     state = {key: value.detach().cpu().contiguous() for key, value in model.state_dict().items()}
-    packed = quantize.pack_state(state) if quantized else {k: v.half() for k, v in state.items()}
+    if quantized or (quantized is None and own):
+        state = quantize.pack_state(state)
+    elif quantized is False:
+        state = {key: value.half() for key, value in state.items()}
 
     def write(name: str, save: Any) -> None:
         temporary = directory / f".{name}.tmp"
         save(temporary)
         os.replace(temporary, directory / name)
 
-    write("model.safetensors", lambda path: save_file(packed, path))
-    write("tokenizer.json", lambda path: model.text.tokenizer.save(str(path)))
+    write("model.safetensors", lambda path: save_file(state, path))
+    if isinstance(model.text, SentenceEncoder):
+        tokenizer = model.text.tokenizer
+        write("tokenizer.json", lambda path: tokenizer.save(str(path)))
+    else:
+        from xattn.pretrained import save_extras
+
+        save_extras(model, directory)
     write("README.md", lambda path: path.write_text(card, encoding="utf-8"))
     write(
         "config.json", lambda path: path.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
     )
+
+
+def _own_towers(model: XAttnModel) -> dict[str, Any]:
+    assert isinstance(model.vision, HybridEncoder)
+    assert isinstance(model.text, SentenceEncoder)
+    vision = asdict(model.vision.config)
+    fusion = vision.pop("fusion")
+    return {"vision": vision, "fusion": fusion, "text": asdict(model.text.config)}
+
+
+def _openclip_towers(model: XAttnModel) -> dict[str, Any]:
+    from xattn.pretrained import describe
+
+    return {"openclip": describe(model)}
 
 
 def _read_config(directory: Path) -> dict[str, Any]:

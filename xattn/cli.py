@@ -81,7 +81,12 @@ IndexDir = Annotated[
     ),
 ]
 ModelName = Annotated[
-    str, typer.Option("--model", envvar="XATTN_MODEL", help="Name or directory of the model.")
+    str,
+    typer.Option(
+        "--model",
+        envvar="XATTN_MODEL",
+        help="Directory or name of the model; for names see xattn models.",
+    ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
 Text = Annotated[
@@ -289,6 +294,29 @@ def evaluate(
         terminal.out.print(report.table(), soft_wrap=False)
     else:
         typer.echo(report.markdown(), nl=False)
+
+
+@app.command()
+def models(
+    text: Annotated[str, typer.Argument(metavar="[TEXT]", help="List only names that hold this.")] = "",
+    advised: Annotated[bool, typer.Option("--advised", help="List only those advised for maps.")] = False,
+    as_json: Json = False,
+) -> None:
+    """List the open_clip models that --model takes. Nothing is downloaded before one is asked for.
+
+    Maps: *advised*; *coarse*, fewer than 14 regions to a side; *weaker*, a large tower or a ResNet. The
+    licence is that of the weights as far as known: check the model's own card.
+    """
+    with terminal.err.status("loading"):
+        from xattn.encoders.openclip_catalogue import list_models
+
+        found = [model for model in list_models(text) if model.maps == "advised" or not advised]
+    if as_json:
+        terminal.print_json({"models": [terminal.model_record(model) for model in found]})
+    elif terminal.is_interactive():
+        terminal.print_models(found)
+    else:
+        terminal.print_lines(map(terminal.model_fields, found))
 
 
 # --- what the commands share ----------------------------------------------------------------------------

@@ -74,8 +74,10 @@ class XAttnModel(nn.Module):
 
     @cached_property
     def fingerprint(self) -> str:
-        """Hex digest of every weight: two models with one fingerprint give the same stored features."""
+        """Hex digest of every weight and of how the towers are used: two models with one fingerprint give
+        the same stored features."""
         digest = hashlib.blake2b(json.dumps(asdict(self.calibration)).encode(), digest_size=16)
+        digest.update((self.vision.signature + self.text.signature).encode())
         for key, value in sorted(self.state_dict().items()):
             digest.update(f"{key}{tuple(value.shape)}{value.dtype}".encode())
             digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     import numpy as np
     from jaxtyping import Float
 
+    from xattn.encoders.openclip_catalogue import ModelInfo
     from xattn.engine import IndexInfo
     from xattn.types import AddReport, Grounding, Hit
 
@@ -214,3 +215,37 @@ def _rows(grid: Float[np.ndarray, "H W"]) -> list[list[float]]:
 
 def _corners(i: int, grounding: Grounding) -> str:
     return ", ".join(f"{value:.0f}" for value in grounding.boxes[i].box)
+
+
+def print_models(models: Sequence[ModelInfo]) -> None:
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False)
+    table.add_column("model", overflow="fold")
+    table.add_column("parameters", justify="right")
+    for title in ("picture", "regions", "maps", "licence of the weights"):
+        table.add_column(title)
+    for model in models:
+        name, *fields = model_fields(model)
+        table.add_row(str(name), *map(str, fields))
+    out.print(table, soft_wrap=False)
+    out.print(f"{len(models)} models")
+
+
+def model_fields(model: ModelInfo) -> Sequence[object]:
+    millions = "unknown" if model.millions is None else f"{model.millions:.0f} M"
+    picture = f"{model.size[0]}×{model.size[1]}"
+    return model.name, millions, picture, f"{model.grid[0]}×{model.grid[1]}", model.maps, model.licence
+
+
+def model_record(model: ModelInfo) -> dict[str, Any]:
+    return {
+        "name": model.name,
+        "parameters": None if model.millions is None else round(model.millions * 1e6),
+        "height": model.size[0],
+        "width": model.size[1],
+        "rows": model.grid[0],
+        "columns": model.grid[1],
+        "maps": model.maps,
+        "licence": model.licence,
+    }

@@ -19,11 +19,13 @@ that made them. The sizes depend on the picture's aspect ratio."""
 class VisionEncoder(nn.Module, ABC):
     """Picture → regions and one pooled embedding.
 
-    dim: width D; longest_side: pixels beyond which more detail in a picture changes nothing.
+    dim: width D; longest_side: pixels beyond which more detail in a picture changes nothing;
+    signature: what besides the weights decides what comes out, "" if nothing does.
     """
 
     dim: int
     longest_side: int
+    signature: str = ""
 
     @abstractmethod
     def preprocess(self, picture: Image.Image) -> Frames:
@@ -35,9 +37,10 @@ class VisionEncoder(nn.Module, ABC):
 
 
 class TextEncoder(nn.Module, ABC):
-    """Text → one unit-norm embedding of width D."""
+    """Text → one unit-norm embedding of width D. signature: as of `VisionEncoder`."""
 
     dim: int
+    signature: str = ""
 
     @abstractmethod
     def forward(self, texts: Sequence[str]) -> Float[Tensor, "N D"]: ...

@@ -1,0 +1,208 @@
+"""open_clip models by name: which weights, which tokenizer, which prompts.
+
+    openclip:ARCH/PRETRAINED     weights that open_clip knows, such as openclip:ViT-B-16/laion2b_s34b_b88k
+    openclip:ARCH@FILE           weights on this disk
+    openclip:@DIR                a folder with open_clip_config.json and weights
+    hf-hub:ORG/NAME              a model repository in open_clip's format
+
+Weights by PRETRAINED or hf-hub are downloaded once, by open_clip, to its cache. Pickled weights are only
+ever read by torch's restricted loader.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from copy import deepcopy
+from dataclasses import dataclass
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+import open_clip
+from open_clip.coca_model import CoCa
+from open_clip.model import CLIP, CustomTextCLIP
+from open_clip.pretrained import get_pretrained_cfg
+from open_clip.tokenizer import HFTokenizer
+from torch import nn
+
+from xattn.errors import CheckpointError, ModelNotFound
+
+TOKENIZER_DIR = "tokenizer"
+TEXT_CONFIG_DIR = "text_config"
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """Where a model's weights come from: exactly one of tag, file, directory and hub is given.
+
+    arch: open_clip's name of the architecture, "" where a directory or repository tells it itself
+    """
+
+    arch: str = ""
+    tag: str | None = None
+    file: Path | None = None
+    directory: Path | None = None
+    hub: str | None = None
+
+    @property
+    def identifier(self) -> str:
+        """What open_clip's functions call the model."""
+        if self.directory is not None:
+            return f"local-dir:{self.directory}"
+        return f"hf-hub:{self.hub}" if self.hub else self.arch
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """An open_clip model with all that is needed to build it again.
+
+    model_config: open_clip's `model_cfg`; preprocess_config: its `preprocess_cfg`
+    """
+
+    clip: nn.Module
+    model_config: dict[str, Any]
+    preprocess_config: dict[str, Any]
+    tokenizer: Any
+
+
+def parse_source(name: str) -> Source:
+    """The source that a name stands for (without options). Raises ModelNotFound with the valid forms."""
+    if name.startswith("hf-hub:"):
+        hub = name.removeprefix("hf-hub:")
+        if hub.count("/") == 1 and all(hub.split("/")):
+            return Source(hub=hub)
+        raise ModelNotFound(f"no model {name!r}: expected hf-hub:ORG/NAME")
+    rest = name.removeprefix("openclip:")
+    arch, at, path = rest.partition("@")
+    if at:
+        located = Path(path).expanduser()
+        if located.is_dir() and (located / "open_clip_config.json").is_file():
+            return Source(directory=located)
+        if not located.is_file() or not arch:
+            raise ModelNotFound(
+                f"no model {name!r}: {located} is neither a file with weights (openclip:ARCH@FILE) nor a "
+                "folder with an open_clip_config.json (openclip:@DIR)"
+            )
+        return Source(_known_arch(arch), file=located)
+    arch, _, tag = rest.rpartition("/")
+    if not arch or not tag:
+        raise ModelNotFound(
+            f"no model {name!r}: expected openclip:ARCH/PRETRAINED, openclip:ARCH@FILE or openclip:@DIR; "
+            "xattn models lists them"
+        )
+    arch = _known_arch(arch)
+    if not get_pretrained_cfg(arch, tag):
+        tags = open_clip.list_pretrained_tags_by_model(arch)
+        raise ModelNotFound(
+            f"open_clip has no weights {tag!r} of {arch}; it has {', '.join(tags) or 'none'}"
+        )
+    return Source(arch, tag=tag)
+
+
+def _known_arch(arch: str) -> str:
+    arch = arch.replace("/", "-")
+    known = open_clip.list_models()
+    if arch not in known:
+        near = get_close_matches(arch, known, n=4, cutoff=0.5) or known[:4]
+        raise ModelNotFound(
+            f"open_clip has no architecture {arch!r}; near it are {', '.join(near)}. xattn models lists all"
+        )
+    return arch
+
+
+def load_clip(source: Source) -> Loaded:
+    """Loads a model and its tokenizer, downloading what is not on this machine.
+
+    Raises ModelNotFound if weights can be neither found nor downloaded, CheckpointError if they are
+    damaged or of another architecture.
+    """
+    described = source.file or source.directory or source.hub or f"{source.arch}/{source.tag}"
+    tag_config = get_pretrained_cfg(source.arch, source.tag) if source.tag else {}
+    try:
+        clip = open_clip.create_model(
+            source.identifier,
+            pretrained=str(source.file) if source.file else source.tag,
+            force_quick_gelu=bool(tag_config.get("quick_gelu")),
+            force_preprocess_cfg=_usual_preprocessing(source.arch) if source.file else None,
+            require_pretrained=True,
+            weights_only=True,
+        )
+        model_config: dict[str, Any] = open_clip.get_model_config(source.identifier)
+        tokenizer = open_clip.get_tokenizer(source.identifier)
+    except Exception as error:  # open_clip, its hub client and torch each raise kinds of their own
+        if source.file is not None or source.directory is not None:
+            raise CheckpointError(
+                f"{described} holds no weights of {source.arch or 'its config'} that can be read: {error}"
+            ) from error
+        raise ModelNotFound(
+            f"the weights of {described} are not on this machine and could not be downloaded: {error}. "
+            "Connect to the network, or name a file on this disk: openclip:ARCH@FILE"
+        ) from error
+    if tag_config.get("quick_gelu"):
+        model_config["quick_gelu"] = True
+    return Loaded(clip, model_config, dict(clip.visual.preprocess_cfg), tokenizer)
+
+
+def _usual_preprocessing(arch: str) -> dict[str, Any] | None:
+    """How pictures are prepared for the published weights of an architecture, for weights from a file."""
+    tags = open_clip.list_pretrained_tags_by_model(arch)
+    return get_pretrained_cfg(arch, tags[0]) if tags else None
+
+
+def build_clip(model_config: Mapping[str, Any], text_config_dir: Path | None = None) -> nn.Module:
+    """An open_clip model of this `model_cfg` with random weights. Never downloads.
+
+    text_config_dir: holds the config of a text tower from transformers, where there is one.
+    """
+    config = deepcopy(dict(model_config))
+    custom_text = config.pop("custom_text", False)
+    if "timm_model_name" in config["vision_cfg"]:
+        config["vision_cfg"]["timm_model_pretrained"] = False
+    if config["text_cfg"].get("hf_model_name"):
+        config["text_cfg"]["hf_model_pretrained"] = False
+        config["text_cfg"]["hf_model_name"] = str(text_config_dir)
+        custom_text = True
+    if "multimodal_cfg" in config:
+        return CoCa(**config)
+    return CustomTextCLIP(**config) if custom_text else CLIP(**config)
+
+
+def save_text_parts(clip: nn.Module, tokenizer: Any, directory: Path) -> None:
+    """Writes what the text side needs besides weights, so that it loads without a network."""
+    if hasattr(tokenizer, "save_pretrained"):
+        tokenizer.save_pretrained(str(directory / TOKENIZER_DIR))
+    config = getattr(getattr(clip, "text", None), "config", None)  # of a tower from transformers
+    if config is not None and hasattr(config, "save_pretrained"):
+        config.save_pretrained(str(directory / TEXT_CONFIG_DIR))
+
+
+def read_tokenizer_of(model_config: Mapping[str, Any], directory: Path) -> Any:
+    """The tokenizer of a saved model. Raises CheckpointError if its files are missing or damaged."""
+    text = model_config["text_cfg"]
+    length = text.get("context_length", open_clip.tokenizer.DEFAULT_CONTEXT_LENGTH)
+    options = text.get("tokenizer_kwargs") or {}
+    saved = directory / TOKENIZER_DIR
+    if not text.get("hf_tokenizer_name"):
+        return open_clip.SimpleTokenizer(context_length=length, **options)
+    try:
+        mode = text.get("tokenizer_mode")
+        return HFTokenizer(str(saved), context_length=length, tokenizer_mode=mode, **options)
+    except Exception as error:  # transformers raises many kinds
+        raise CheckpointError(f"{saved} does not hold a tokenizer that can be read: {error}") from error
+
+
+def templates_of(prompts: str, model_name: str) -> tuple[str, ...]:
+    """Templates of a named set: none, photo, simple (7) or imagenet (80), as CLIP's authors use them.
+
+    model_name: decides the wording of "photo". Raises ValueError for other names.
+    """
+    sigmoid = "siglip" in model_name.lower()
+    sets = {
+        "none": ("{}",),
+        "photo": ("This is a photo of {}.",) if sigmoid else ("a photo of {}.",),
+        "simple": tuple(fill("{}") for fill in open_clip.SIMPLE_IMAGENET_TEMPLATES),
+        "imagenet": tuple(fill("{}") for fill in open_clip.OPENAI_IMAGENET_TEMPLATES),
+    }
+    if prompts not in sets:
+        raise ValueError(f"unknown prompts {prompts!r}; valid are {', '.join(sets)}")
+    return sets[prompts]

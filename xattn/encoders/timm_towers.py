@@ -1,0 +1,197 @@
+"""The towers that open_clip takes from timm.
+
+TimmVitTower     timm's ViT and EVA: SigLIP, PE, EVA-CLIP, MobileCLIP-B, ViTamin
+FeatureMapTower  all else, by the last feature map: ConvNeXt, MobileCLIP-S (FastViT), Swin
+"""
+
+from __future__ import annotations
+
+from inspect import signature
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from open_clip.timm_model import TimmModel
+from timm.layers.attention import Attention, AttentionRope
+from timm.layers.format import Format
+from timm.layers.pos_embed_sincos import apply_rot_embed_cat
+from timm.models.eva import Eva, EvaAttention, EvaBlock, EvaBlockPostNorm
+from timm.models.vision_transformer import Block, VisionTransformer
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from xattn.encoders.dense import DenseMethod, TokenGrid, last_block_tokens
+from xattn.encoders.towers import Tower
+from xattn.errors import CheckpointError
+
+
+def timm_tower(visual: TimmModel) -> Tower:
+    """The tower for one of timm's models, as open_clip adapts it."""
+    if hasattr(visual.head, "pool"):
+        raise CheckpointError(
+            "maps are not supported for timm towers with an attention pool in open_clip's head"
+        )
+    kind = TimmVitTower if isinstance(visual.trunk, (VisionTransformer, Eva)) else FeatureMapTower
+    return kind(visual)
+
+
+class TimmBlock:
+    """timm's ViT and EVA blocks, pre-norm or post-norm; rope: rotary positions of this grid, or None."""
+
+    def __init__(self, block: Any, rope: Tensor | None) -> None:
+        self.block = block
+        self.rope = rope
+        self.scale = block.attn.scale
+
+    @staticmethod
+    def known(block: nn.Module) -> bool:
+        """Whether the block is one that can be put together anew."""
+        return (
+            type(block) in (Block, EvaBlock, EvaBlockPostNorm)
+            and type(block.attn) in (Attention, AttentionRope, EvaAttention)
+            and getattr(block.attn, "gate", None) is None
+        )
+
+    def project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        attention = self.block.attn
+        if not isinstance(self.block, EvaBlockPostNorm):
+            x = self.block.norm1(x)
+        if attention.qkv is not None:
+            bias = attention.qkv.bias
+            if getattr(attention, "q_bias", None) is not None:
+                bias = torch.cat([attention.q_bias, attention.k_bias, attention.v_bias])
+            qkv = F.linear(x, attention.qkv.weight, bias)
+            q, k, v = qkv.unflatten(-1, (3, attention.num_heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
+        else:
+            layers = (attention.q_proj, attention.k_proj, attention.v_proj)
+            q, k, v = (layer(x).unflatten(-1, (-1, attention.head_dim)).transpose(1, 2) for layer in layers)
+        q, k = self._rotated(attention.q_norm(q)), self._rotated(attention.k_norm(k))
+        shared = q.shape[1] // k.shape[1]  # heads to one key, in grouped-query attention
+        return q, k.repeat_interleave(shared, 1), v.repeat_interleave(shared, 1)
+
+    def _rotated(self, x: Tensor) -> Tensor:
+        if self.rope is None:
+            return x
+        attention = self.block.attn
+        first = attention.num_prefix_tokens
+        rotated = apply_rot_embed_cat(x[:, :, first:], self.rope, half=attention.rotate_half)
+        return torch.cat([x[:, :, :first], rotated], 2).to(x.dtype)
+
+    def merge(self, read: Tensor) -> Tensor:
+        block, attention = self.block, self.block.attn
+        branch = attention.proj(attention.norm(read.transpose(1, 2).flatten(2)))
+        if isinstance(block, EvaBlockPostNorm):
+            return block.norm1(branch)
+        if isinstance(block, EvaBlock):
+            return branch if block.gamma_1 is None else block.gamma_1 * branch
+        return block.ls1(branch)
+
+    def feed_forward(self, x: Tensor) -> Tensor:
+        block = self.block
+        if isinstance(block, EvaBlockPostNorm):
+            return block.norm2(block.mlp(x))
+        branch = block.mlp(block.norm2(x))
+        if isinstance(block, EvaBlock):
+            return branch if block.gamma_2 is None else block.gamma_2 * branch
+        return block.ls2(branch)
+
+    def plain(self, x: Tensor) -> Tensor:
+        return self.block(x) if self.rope is None else self.block(x, rope=self.rope)
+
+
+def any_grid(rope: nn.Module) -> nn.Module:
+    """The same rotary positions, computed for the grid that is asked for instead of a fixed one."""
+    known = {name: getattr(rope, name) for name in signature(type(rope)).parameters if hasattr(rope, name)}
+    return type(rope)(**{**known, "feat_shape": None})
+
+
+class TimmVitTower(Tower):
+    """timm's VisionTransformer and Eva. A region is what the head makes of a picture of that token only.
+
+    For pooling by attention (SigLIP, PE) that is the pool's value path with its feed-forward part; for
+    pooling by class token or average it is the head itself.
+    """
+
+    visual: Any
+
+    def __init__(self, visual: TimmModel) -> None:
+        super().__init__(visual)
+        trunk = visual.trunk
+        self.num_prefix = trunk.num_prefix_tokens
+        self.native = tuple(visual.image_size)
+        grid = tuple(trunk.patch_embed.grid_size)
+        self.cell = (self.native[0] // grid[0], self.native[1] // grid[1])
+        # What timm's own switch does, after the fact: positions are resampled when the grid is another.
+        trunk.dynamic_img_size = True
+        trunk.patch_embed.strict_img_size = False
+        trunk.patch_embed.flatten = False
+        trunk.patch_embed.output_fmt = Format.NHWC
+        if getattr(trunk, "rope", None) is not None:
+            trunk.rope = any_grid(trunk.rope)
+        if not TimmBlock.known(trunk.blocks[-1]):
+            self.methods = ("plain",)
+
+    def encode(
+        self, pixels: Float[Tensor, "B 3 h w"], method: DenseMethod
+    ) -> tuple[Float[Tensor, "B R D"], Float[Tensor, "B D"]]:
+        trunk = self.visual.trunk
+        x, rope = self._embedded(pixels)
+        for block in trunk.blocks[:-1]:
+            x = block(x) if rope is None else block(x, rope=rope)
+        last = TimmBlock(trunk.blocks[-1], rope)
+        whole = last.plain(x)
+        grid = TokenGrid(self.grid((pixels.shape[2], pixels.shape[3])), self.num_prefix)
+        tokens = whole if method == "plain" else last_block_tokens(last, x, method, grid)
+        pooled = self.visual.head(trunk.forward_head(trunk.norm(whole)))
+        return self.project(trunk.norm(tokens[:, self.num_prefix :])), pooled
+
+    def _embedded(self, pixels: Float[Tensor, "B 3 h w"]) -> tuple[Float[Tensor, "B T C"], Tensor | None]:
+        """Tokens that enter the blocks, and the rotary positions of their grid."""
+        trunk = self.visual.trunk
+        x = trunk.patch_embed(pixels)
+        if isinstance(trunk, Eva):
+            x, rope = trunk._pos_embed(x)
+            return trunk.norm_pre(x), rope
+        return trunk.norm_pre(trunk.patch_drop(trunk._pos_embed(x))), None
+
+    def project(self, tokens: Float[Tensor, "B R C"]) -> Float[Tensor, "B R D"]:
+        """The head of a picture of that one token, which stands in every place the head looks at."""
+        sequences = tokens.flatten(0, 1)[:, None].expand(-1, self.num_prefix + 1, -1)
+        found = self.visual.head(self.visual.trunk.forward_head(sequences))
+        return found.unflatten(0, tokens.shape[:2])
+
+
+class FeatureMapTower(Tower):
+    """Any other model of timm's: the head is read at every place of the last feature map.
+
+    Exact for heads that average the map and then project, as those of ConvNeXt and FastViT do.
+    """
+
+    visual: Any
+    methods = ("plain",)
+
+    def __init__(self, visual: TimmModel) -> None:
+        super().__init__(visual)
+        trunk = visual.trunk
+        self.native = tuple(visual.image_size)
+        self.num_prefix = getattr(trunk, "num_prefix_tokens", 0)
+        fixed = getattr(trunk, "patch_embed", None)
+        self.flexible = fixed is None
+        stride = max(level["reduction"] for level in trunk.feature_info)
+        self.cell = (stride, stride)
+
+    def encode(
+        self, pixels: Float[Tensor, "B 3 h w"], method: DenseMethod
+    ) -> tuple[Float[Tensor, "B R D"], Float[Tensor, "B D"]]:
+        trunk = self.visual.trunk
+        features = trunk.forward_features(pixels)
+        pooled = self.visual.head(trunk.forward_head(features))
+        if features.ndim == 3:  # tokens, repeated for heads that skip the prefix
+            tokens = features[:, self.num_prefix :].flatten(0, 1)
+            cells = tokens[:, None].expand(-1, self.num_prefix + 1, -1)
+        elif features.shape[1] == trunk.num_features:  # [B C H W]
+            cells = features.flatten(2).transpose(1, 2).flatten(0, 1)[:, :, None, None]
+        else:  # [B H W C]
+            cells = features.flatten(0, 2)[:, None, None]
+        regions = self.visual.head(trunk.forward_head(cells)).unflatten(0, (len(pixels), -1))
+        return regions, pooled
