@@ -21,7 +21,7 @@ def world_size(group: Group | None) -> int:
     return dist.get_world_size(group) if dist.is_available() and dist.is_initialized() else 1
 
 
-def exchange(own: Shaped[Tensor, "n *rest"], group: Group | None = None) -> Shaped[Tensor, "N *rest"]:
+def exchange(own: Shaped[Tensor, "own ..."], group: Group | None = None) -> Shaped[Tensor, "joined ..."]:
     """The rows of all processes, in the order of their ranks; numbers of rows may differ.
 
     The gradient is the sum of the gradients that all processes have for the own rows. So where each
@@ -44,7 +44,7 @@ class _Exchange(torch.autograd.Function):
         return _gather(own, ctx.counts, group)
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
         total = gradient.contiguous().clone()
         dist.all_reduce(total, group=ctx.group)
         start = sum(ctx.counts[: dist.get_rank(ctx.group)])
