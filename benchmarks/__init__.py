@@ -1,0 +1,1 @@
+"""What speed, memory and quality are, measured: `python -m benchmarks.NAME`; see README.md."""
