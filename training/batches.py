@@ -15,7 +15,7 @@ from training.data import Dataset, Picture
 from training.features import MAX_CELLS, MAX_REGIONS, ViewFeatures
 from training.recipes import Recipe
 from training.views import cell_cover
-from xattn.encoders.fusion import upsampling
+from xattn.encoders.fusion import Fusion, upsampling
 from xattn.encoders.text import SentenceEncoder
 from xattn.encoders.vision import SHAPES
 from xattn.types import Size
@@ -37,6 +37,10 @@ class PictureFeatures:
     resample: Float[Tensor, "B R P"]
     mask: Bool[Tensor, "B R"]
     sizes: tuple[Size, ...]
+
+    def fused(self, fusion: Fusion) -> tuple[Float[Tensor, "B R D"], Float[Tensor, "B D"]]:
+        """(regions, pooled)"""
+        return fusion(self.tokens, self.cells, self.prior, self.resample, self.mask)
 
 
 @dataclass(frozen=True, slots=True)

@@ -291,6 +291,18 @@ def evaluate(
         typer.echo(report.markdown(), nl=False)
 
 
+@app.command(
+    add_help_option=False, context_settings={"allow_extra_args": True, "ignore_unknown_options": True}
+)
+def train(context: typer.Context) -> None:
+    """Fine-tune a model on your own captioned pictures. `xattn train --help` tells more."""
+    import runpy
+
+    # Training is a program above this library, which must not import it: it is run, as a person would.
+    sys.argv = ["xattn train", "own", *context.args]
+    runpy.run_module("training", run_name="__main__", alter_sys=True)
+
+
 # --- what the commands share ----------------------------------------------------------------------------
 
 
