@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import sys
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,8 +11,6 @@ from typing import Any
 from training.own.settings import Settings, changed, smoke
 from xattn import terminal
 from xattn.errors import XattnError
-
-SHOW_SECONDS = 5.0
 
 
 def main(arguments: Sequence[str], program: str = "xattn train") -> int:
@@ -42,7 +39,7 @@ def main(arguments: Sequence[str], program: str = "xattn train") -> int:
                 places,
                 device=options.device,
                 progress=bar.update,
-                on_entry=_shown(),
+                on_entry=_shown(bar),
                 compare=not options.no_comparison,
             )
     except XattnError as error:
@@ -83,28 +80,19 @@ def _setting(parser: argparse.ArgumentParser, text: str) -> tuple[str, str]:
     return name, value
 
 
-def _shown() -> Callable[[dict[str, Any]], None]:
-    """Prints each validation, and every few seconds how far the run is."""
-    started = shown = time.monotonic()
-    seen = steps = 0
+def _shown(bar: terminal.Bar) -> Callable[[dict[str, Any]], None]:
+    """Moves the bar, and prints each validation."""
+    seen = 0
 
     def show(entry: dict[str, Any]) -> None:
-        nonlocal shown, seen, steps
-        now = time.monotonic()
+        nonlocal seen
         if "recall_1" in entry:
             shares = ", ".join(f"@{k} {entry[f'recall_{k}']:.1%}" for k in (1, 5, 10))
-            terminal.out.print(f"step {entry['step']}/{entry['steps']}: held-out recall {shares}")
+            terminal.err.print(f"step {entry['step']}/{entry['steps']}: held-out recall {shares}")
             return
         seen += entry["pictures"]
-        steps += 1
-        if now - shown >= SHOW_SECONDS:
-            shown = now
-            speed = (now - started) / steps
-            left = time.strftime("%H:%M:%S", time.gmtime(speed * (entry["steps"] - entry["step"])))
-            terminal.err.print(
-                f"step {entry['step']}/{entry['steps']}, epoch {entry['epoch']}: loss {entry['loss']:.3f}, "
-                f"{seen / (now - started):.0f} pictures/s, at most {left} left"
-            )
+        total = seen + (entry["steps"] - entry["step"]) * entry["pictures"]
+        bar.update("training", seen, total)
 
     return show
 

@@ -126,8 +126,8 @@ class Loop:
         raise TrainingStopped(
             f"the loss is {loss} and its gradient's norm {norm} at epoch {epoch + 1}, batch {index + 1}: "
             f"{', '.join(names[:3])}{' …' if len(names) > 3 else ''}. The last good state is kept in "
-            f"{self.path}. Lower the learning rate (--set learning_rate={self.settings.learning_rate / 10:g}) "
-            "and give --restart, or look at these pictures and captions"
+            f"{self.path}. Lower the learning rate, as with --set learning_rate="
+            f"{self.settings.learning_rate / 10:g} --restart, or look at these pictures and captions"
         )
 
     def _validate(self, state: State) -> None:
@@ -152,7 +152,8 @@ class Loop:
         self._validated(state, found)
 
     def _validated(self, state: State, found: Validated) -> None:
-        entry = {"step": state.step, "steps": self.num_steps, **found.record(), "best": state.best_value}
+        entry: dict[str, Any] = {"step": state.step, "steps": self.num_steps, **found.record()}
+        entry["best"] = state.best_value
         if state.stopped is not None:
             entry["stopped"] = state.stopped
         state.history.append(entry)

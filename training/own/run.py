@@ -1,4 +1,4 @@
-"""A whole fine-tuning run: data, features, training, the guard against forgetting, checkpoint, comparison."""
+"""A whole fine-tuning run: data, features, training, guard against forgetting, checkpoint, comparison."""
 
 from __future__ import annotations
 

@@ -93,5 +93,6 @@ def validated(scores: Float[Tensor, "M N"], owners: Tensor) -> Validated:
     own = scores.gather(0, owners[None])
     ranks = (scores >= own).sum(0)
     firsts = torch.bincount(scores.argmax(0), minlength=len(scores))
-    shares = [(ranks <= k).float().mean().item() for k in (1, 5, 10)]
-    return Validated(*shares, firsts.max().item() / len(owners), len(scores))
+    recall_1, recall_5, recall_10 = ((ranks <= k).float().mean().item() for k in (1, 5, 10))
+    most_first = firsts.max().item() / len(owners)
+    return Validated(recall_1, recall_5, recall_10, most_first, len(scores))
