@@ -49,12 +49,12 @@ def load_own(path: Path, settings: Settings, validate_on: str | None = None) -> 
     """
     splits = splits_of(path)
     held_name = validate_on or next((name for name in HELD_OUT if name in splits), None)
-    if held_name is not None and TRAIN in splits:
-        train, held = (list(read_dataset(path, split).records) for split in (TRAIN, held_name))
-    elif validate_on is not None:
+    if validate_on is not None and not {TRAIN, validate_on} <= set(splits):
         raise DataError(
             f"{path} has the splits {splits}: expected {TRAIN!r} and {validate_on!r} among them"
         )
+    if held_name is not None and TRAIN in splits:
+        train, held = (list(read_dataset(path, split).records) for split in (TRAIN, held_name))
     else:
         train, held = _divided(read_dataset(path, TRAIN if TRAIN in splits else None).records, settings)
     skipped: list[Skipped] = []
