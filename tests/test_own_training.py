@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 import signal
@@ -47,7 +48,7 @@ TINY = replace(
     views=2,
     keep=0.0,
 )
-NUM_PICTURES = 22
+NUM_PICTURES = 20
 
 
 @pytest.fixture(scope="module")
@@ -81,21 +82,27 @@ def places(data: Path, start: Path, tmp_path_factory: pytest.TempPathFactory) ->
     return Places(data, base / "out", base / "work", str(start))
 
 
+@pytest.fixture(scope="module")
+def prepared(places: Places) -> own_run._Prepared:
+    """What a run computes with the towers."""
+    model = load_model(places.model, device="cpu")
+    return own_run._Prepared(model, load_own(places.data, TINY), TINY, places, lambda *_: None)
+
+
 Make = Callable[..., Loop]
 
 
 @pytest.fixture
-def make_loop(places: Places, tmp_path: Path) -> Make:
+def make_loop(prepared: own_run._Prepared, tmp_path: Path) -> Make:
     """A loop as after a fresh start of the program, in a directory of the test's own."""
 
     def make(settings: Settings = TINY, **more: Any) -> Loop:
-        model = load_model(places.model, device="cpu")
-        prepared = own_run._Prepared(
-            model, load_own(places.data, settings), settings, places, lambda *_: None
-        )
-        return Loop(
-            prepared.objective, prepared.batches, prepared.validation, settings, tmp_path, "key", **more
-        )
+        objective = copy.deepcopy(prepared.objective)
+        objective.kind = settings.loss  # type: ignore[assignment]
+        objective.biases.requires_grad_(settings.loss == "sigmoid")
+        kept = prepared.batches
+        batches = Batches(kept.pictures, kept.features, prepared.text_rows, settings, torch.device("cpu"))
+        return Loop(objective, batches, prepared.validation, settings, tmp_path, "key", **more)
 
     return make
 

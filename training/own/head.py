@@ -111,7 +111,8 @@ class HeadObjective(nn.Module):
             values = cosine.cpu().double().numpy().ravel()
             scale, bias = fit_platt(values, matched, float(matched.mean()))
             self.log_scales[term] = torch.tensor(min(max(scale, SCALES[0]), SCALES[1])).log()
-            self.biases[term] = bias
+            if self.biases.requires_grad:
+                self.biases[term] = bias
 
     def trained(self) -> Iterator[tuple[str, nn.Parameter]]:
         """What the optimizer changes."""

@@ -157,6 +157,7 @@ class _Prepared:
         held_features = features(held, 1, "reading held-out pictures")
         self.objective = HeadObjective(model, text_table(text, sorted(texts)), settings).to(model.device)
         self.objective.eval()
+        self.text_rows = rows
         beta = model.calibration.pooled_weight
         self.batches = Batches(train.pictures, train_features, rows, settings, model.device)
         self.validation = Validation(held.pictures, held_features[0], rows, beta)
