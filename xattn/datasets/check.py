@@ -69,7 +69,8 @@ def check_dataset(
     """Reads every picture of every split once. Raises DataError where the layout itself cannot be read."""
     report = CheckReport()
     hashes: list[tuple[list[Path], UInt8[np.ndarray, "N 8"]]] = []
-    for split in splits_of(path) or [None]:
+    splits: list[str | None] = [*splits_of(path)]
+    for split in splits or [None]:
         found, paths, hashed = _check_split(read_dataset(path, split, pictures=pictures), split, progress)
         report.splits.append(found)
         hashes.append((paths, hashed))
@@ -133,10 +134,10 @@ def near_duplicates(
 ) -> Iterator[NearDuplicate]:
     """Pairs whose hashes differ in at most NEAR bits. Plain pictures are left out: all look alike."""
     detailed = [_num_bits(h) for h in (hashes, other_hashes)]
-    telling = [(FLAT <= bits) & (bits <= 64 - FLAT) for bits in detailed]
-    for index in np.flatnonzero(telling[0]):
+    telling = [(bits >= FLAT) & (bits <= 64 - FLAT) for bits in detailed]
+    for index in np.flatnonzero(telling[0]).tolist():
         bits = _num_bits(hashes[index] ^ other_hashes)
-        for other in np.flatnonzero((bits <= NEAR) & telling[1]):
+        for other in np.flatnonzero((bits <= NEAR) & telling[1]).tolist():
             yield NearDuplicate(paths[index], other_paths[other], int(bits[other]))
 
 
