@@ -14,7 +14,7 @@ import shlex
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -83,19 +83,24 @@ def main(name: str, summary: str, measure: Callable[[Path], Result]) -> None:
     commit = _commit()
     others = _OtherPrograms()
     result = measure(out)
+    busy = others.share()
+    figures = [figure.as_json() for figure in result.figures]
+    keep(name, {"other_programs": busy, **result.setting, "figures": figures}, out, commit)
+    show(name, result.figures, busy)
+
+
+def keep(name: str, found: Mapping[str, Any], out: Path = RESULTS, commit: str | None = None) -> None:
+    """Writes NAME.json: what was found, with command, commit, date and device. commit: else the latest."""
     record = {
         "benchmark": name,
         "command": shlex.join(["python", "-m", f"benchmarks.{name}", *sys.argv[1:]]),
-        "commit": commit,
+        "commit": commit or _commit(),
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "device": device(),
-        "other_programs": others.share(),
-        **result.setting,
-        "figures": [figure.as_json() for figure in result.figures],
+        **found,
     }
     text = json.dumps(record, indent=2, ensure_ascii=False) + "\n"
     (out / f"{name}.json").write_text(text, encoding="utf-8")
-    show(name, result.figures, record["other_programs"])
 
 
 def show(name: str, figures: Sequence[Figure], busy: float | None) -> None:

@@ -573,7 +573,7 @@ def test_folder_with_captions(tmp_path: Path) -> None:
 def test_what_is_no_dataset(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="nothing there"):
         load_dataset(tmp_path / "absent")
-    other = tmp_path / "x.csv"
+    other = tmp_path / "x.pdf"
     other.write_text("")
     with pytest.raises(DataError, match="another kind of file"):
         load_dataset(other)

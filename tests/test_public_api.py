@@ -36,6 +36,7 @@ NAMES = {
     "ModelNotFound",
     "QueryError",
     "StoreError",
+    "TrainingStopped",
     "XattnError",
     "__version__",
 }

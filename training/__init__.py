@@ -9,6 +9,7 @@
     loop        the training itself
     calibrate   cosines → probabilities
     run         all of it in order
+    own         fine-tuning on your own captions: `xattn train`
 
 Only the fusion, the text head and the cross-attention are trained; the towers stay as they come. So each
 picture passes the towers once per view, and an epoch over the kept features takes under a minute on a CPU.

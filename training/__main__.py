@@ -1,4 +1,7 @@
-"""`python -m training RECIPE --data DIR --out DIR`: see `training`."""
+"""`python -m training RECIPE --data DIR --out DIR`: see `training`.
+
+`python -m training own ...` is `xattn train`: see `training.own`.
+"""
 
 from __future__ import annotations
 
@@ -18,9 +21,14 @@ SAMPLES = Path(__file__).parents[1] / "data" / "samples" / "credits.json"
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs a recipe from the command line; returns the exit status."""
-    parser = _parser()
-    options = parser.parse_args(arguments)
     keep_freed_memory()
+    given = sys.argv[1:] if arguments is None else list(arguments)
+    if given[:1] == ["own"]:
+        from training.own import command
+
+        return command.main(given[1:])
+    parser = _parser()
+    options = parser.parse_args(given)
     try:
         settings = dict(_setting(parser, text) for text in options.set)
         recipe = changed(RECIPES[options.recipe](options.smoke), settings)
@@ -46,7 +54,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser("python -m training", description="Train a model by a recipe.")
-    parser.add_argument("recipe", choices=sorted(RECIPES))
+    parser.add_argument("recipe", choices=sorted(RECIPES), help="or: own, which is xattn train")
     parser.add_argument(
         "--data", type=Path, required=True, metavar="DIR", help="directory with records.jsonl"
     )

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
         ModelNotFound,
         QueryError,
         StoreError,
+        TrainingStopped,
         XattnError,
     )
     from xattn.model import XAttnModel
@@ -68,6 +69,7 @@ __all__ = [
     "ScoredBox",
     "Skipped",
     "StoreError",
+    "TrainingStopped",
     "XAttnModel",
     "XattnError",
     "__version__",
@@ -90,6 +92,7 @@ _HOMES = {
         "ModelNotFound",
         "QueryError",
         "StoreError",
+        "TrainingStopped",
         "XattnError",
     ),
     "model": ("XAttnModel",),

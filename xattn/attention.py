@@ -60,19 +60,20 @@ def attention_weights(
     mask: Bool[Tensor, "*#batch R"] | None = None,
     null_logits: Float[Tensor, "*batch"] | None = None,
 ) -> tuple[Float[Tensor, "*batch R"], Float[Tensor, "*batch"]]:
-    """Softmax over the last axis, in float32.
+    """Softmax over the last axis, in float32 (in float64 where that is given).
 
     logits: q·k/√d_head; mask: True = valid, broadcast against logits; null_logits: one more candidate,
     which no mask hides. Returns (weights, null_weight) with weights.sum(-1) + null_weight == 1 and
     weights 0 wherever the mask is False. Where nothing at all is valid null_weight is 1, never NaN.
     """
-    logits = logits.float()
+    precision = torch.promote_types(logits.dtype, torch.float32)
+    logits = logits.to(precision)
     lowest = torch.finfo(logits.dtype).min
     if mask is not None:
         logits = logits.masked_fill(~mask, lowest)
     if null_logits is None:
         null_logits = logits.new_full(logits.shape[:-1], lowest)
-    full = torch.cat([logits, null_logits.float()[..., None]], -1).softmax(-1)
+    full = torch.cat([logits, null_logits.to(precision)[..., None]], -1).softmax(-1)
     weights, null_weight = full[..., :-1], full[..., -1]
     if mask is not None:
         # Not zero already only where all candidates share the lowest logit, that is, none is valid.
@@ -154,8 +155,16 @@ class CrossAttention(nn.Module):
         mask: Bool[Tensor, "B R"] | None = None,
     ) -> Attended:
         """Every text reads every picture."""
-        query = self.project_texts(texts)
-        key, value = self.project_regions(regions)
+        return self.attend(self.project_texts(texts), *self.project_regions(regions), mask)
+
+    def attend(
+        self,
+        query: Float[Tensor, "N K d"],
+        key: Float[Tensor, "B K R d"],
+        value: Float[Tensor, "B K R d"],
+        mask: Bool[Tensor, "B R"] | None = None,
+    ) -> Attended:
+        """The same from what `project_texts` and `project_regions` have returned."""
         logits = torch.einsum("nkd,bkrd->bnkr", query, key)
         null_logits = torch.einsum("nkd,kd->nk", query, self.null_key).expand(logits.shape[:-1])
         valid = None if mask is None else mask[:, None, None, :]

@@ -9,6 +9,7 @@
     ├── CheckpointError       a model directory is missing, damaged or of an unknown version
     ├── ModelNotFound         no model answers to that name
     ├── DataError             a dataset for training or evaluation cannot be used
+    ├── TrainingStopped       training cannot go on; the last good state is kept
     └── MissingExtra          an optional dependency is not installed
 
 Each message says what happened, what was expected, what was found, and what to do next.
@@ -62,6 +63,10 @@ class ModelNotFound(XattnError):
 
 class DataError(XattnError):
     """A dataset for training or evaluation cannot be used."""
+
+
+class TrainingStopped(XattnError):
+    """Training cannot go on. The last good state is kept."""
 
 
 class MissingExtra(XattnError):

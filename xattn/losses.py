@@ -29,8 +29,26 @@ def info_nce(logits: Float[Tensor, "B N"], positives: Bool[Tensor, "B N"]) -> Fl
 
 def _one_way(logits: Float[Tensor, "B N"], positives: Bool[Tensor, "B N"]) -> Float[Tensor, ""]:
     asked = positives.any(1)
-    log_shares = logits[asked].float().log_softmax(1).masked_fill(~positives[asked], 0.0)
+    precise = logits[asked].to(torch.promote_types(logits.dtype, torch.float32))
+    log_shares = precise.log_softmax(1).masked_fill(~positives[asked], 0.0)
     return _mean(-log_shares.sum(1) / positives[asked].sum(1))
+
+
+def sigmoid_pairs(
+    logits: Float[Tensor, "B N"], positives: Bool[Tensor, "B N"], valid: Bool[Tensor, "B N"] | None = None
+) -> Float[Tensor, ""]:
+    """Sigmoid loss (SigLIP, Zhai et al. 2023) over all pairs, with any number of positives.
+
+        loss = −(1/N) Σ over b, n of log σ(logits[b, n] where positive, else −logits[b, n])
+
+    logits: scale · cosine + bias; N: the texts; valid: False for pairs that are left out of the sum. With
+    one text a picture this is SigLIP's, divided by the number of pictures.
+    """
+    signs = positives.to(logits.dtype) * 2 - 1
+    costs = torch.nn.functional.softplus(-signs * logits)
+    if valid is not None:
+        costs = costs.masked_fill(~valid, 0.0)
+    return costs.sum() / max(1, logits.shape[1])
 
 
 def box_attention(

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     import numpy as np
     from jaxtyping import Float
 
+    from xattn.datasets.check import CheckReport
     from xattn.encoders.openclip_catalogue import ModelInfo
     from xattn.engine import IndexInfo
     from xattn.types import AddReport, Grounding, Hit
@@ -139,6 +140,35 @@ def print_info(info: IndexInfo) -> None:
     }
     for name, value in rows.items():
         out.print(f"{name + ':':<14}{plain(value)}")
+
+
+MOST_LISTED = 10
+
+
+def print_check(report: CheckReport) -> None:
+    """What `check_dataset` found, each kind of fault with its first cases."""
+
+    def listed(what: str, cases: Sequence[str]) -> None:
+        if cases:
+            out.print(f"  {len(cases)} {what}")
+            for case in cases[:MOST_LISTED]:
+                out.print(f"    {plain(case)}")
+            if len(cases) > MOST_LISTED:
+                out.print("    …")
+
+    for split in report.splits:
+        out.print(f"{plain(split.name)}: {split.num_pictures} pictures, {split.num_captions} captions")
+        listed("pictures are missing", [str(path) for path in split.missing])
+        listed("pictures cannot be read", [f"{s.path}: {s.reason}" for s in split.broken])
+        listed("pictures have no caption", [str(path) for path in split.without_caption])
+        if split.num_blank:
+            out.print(f"  {split.num_blank} captions are blank")
+        shared = [f"{count} pictures: {text}" for text, count in split.shared_captions]
+        listed("captions belong to several pictures", shared)
+    pairs = [f"{pair.first} and {pair.second}" for pair in report.near_duplicates]
+    listed("pictures look the same in two splits", pairs)
+    if report.is_usable:
+        out.print("nothing is wrong")
 
 
 # --- for programs ---------------------------------------------------------------------------------------

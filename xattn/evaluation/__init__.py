@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from xattn.datasets import Dataset, HardNegative, NamedBox, Record, Statement, load_dataset
 from xattn.errors import DataError
-from xattn.evaluation.datasets import Dataset, HardNegative, NamedBox, Record, Statement, load_dataset
 from xattn.evaluation.encoding import EncodedPictures
 from xattn.evaluation.grounding import measure_grounding
 from xattn.evaluation.measures import Measured, OnProgress, Settings

@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Float
 
 from xattn import metrics
-from xattn.evaluation.datasets import Dataset, NamedBox, Record
+from xattn.datasets import Dataset, NamedBox, Record
 from xattn.evaluation.encoding import EncodedPictures
 from xattn.evaluation.measures import Measured, OnProgress, Settings
 from xattn.evaluation.scoring import encode_texts

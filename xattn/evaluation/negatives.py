@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Bool, Int
 from scipy.special import expit
 
-from xattn.evaluation.datasets import Dataset, HardNegative, Statement
+from xattn.datasets import Dataset, HardNegative, Statement
 from xattn.evaluation.encoding import EncodedPictures
 from xattn.evaluation.measures import Measured, Settings
 from xattn.evaluation.scoring import encode_texts, own_scores

@@ -10,7 +10,7 @@ from scipy.special import expit
 
 from xattn import metrics
 from xattn.bootstrap import Counts
-from xattn.evaluation.datasets import Dataset
+from xattn.datasets import Dataset
 from xattn.evaluation.encoding import EncodedPictures
 from xattn.evaluation.measures import Measured, OnProgress, Settings
 from xattn.evaluation.scoring import ROUNDING, Scores, encode_texts, own_scores, score_blocks

@@ -1,0 +1,163 @@
+"""Time and peak memory of the contrastive loss against the batch: all pairs in tiles, all at once, sampled.
+
+    python -m benchmarks.loss_memory
+
+tiled, untiled: every picture × every caption, `xattn.contrastive.all_pairs_loss`. sampled: FLAIR's scheme
+(Xiao et al. 2025, section 3.3), written here from its description: each picture meets its own captions and
+one random caption of each other picture. All take the gradient of everything: one step's loss, forward
+and backward, sigmoid form. Each case runs in a process of its own; memory is the process's peak while the
+loss is taken, less what it held before: inputs, weights and imports.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import json
+import resource
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from benchmarks.record import keep
+from xattn.attention import CrossAttention, attention_weights
+from xattn.contrastive import Pairs, all_pairs_loss
+from xattn.losses import sigmoid_pairs
+
+SCHEMES = ("tiled", "untiled", "sampled")
+
+
+def sampled_loss(attention: CrossAttention, pairs: Pairs, scales: Tensor, biases: Tensor) -> Tensor:
+    """FLAIR's scheme. Text n belongs to picture n // K, K captions each."""
+    num_pictures, num_texts = pairs.positives.shape
+    per_picture = num_texts // num_pictures
+    own = torch.arange(num_texts, device=pairs.texts.device).view(num_pictures, per_picture)
+    others = torch.arange(num_pictures, device=own.device)
+    others = others.expand(num_pictures, -1)[~torch.eye(num_pictures, dtype=torch.bool, device=own.device)]
+    drawn = own[others, torch.randint(per_picture, others.shape, device=own.device)]
+    rows = torch.cat([own, drawn.view(num_pictures, -1)], 1)  # [B, K + B - 1]
+
+    query = attention.project_texts(pairs.texts)[rows]
+    key, value = attention.project_regions(pairs.regions)
+    logits = torch.einsum("bmkd,bkrd->bmkr", query, key)
+    null_logits = torch.einsum("bmkd,kd->bmk", query, attention.null_key)
+    weights, null_weight = attention_weights(logits, None, null_logits)
+    read = torch.einsum("bmkr,bkrd->bmkd", weights, value) + null_weight[..., None] * attention.null_value
+    output = F.normalize(attention.out(read.flatten(-2)), dim=-1)
+    attended = scales[1] * torch.einsum("bmd,bmd->bm", output, pairs.texts[rows]) + biases[1]
+    positives = pairs.positives.gather(1, rows)
+    pooled = scales[0] * (pairs.pooled @ pairs.texts.T) + biases[0]
+    # Divided as the exact one is: by the number of captions.
+    signed = F.softplus(-(positives * 2.0 - 1) * attended).sum() / num_texts
+    return sigmoid_pairs(pooled, pairs.positives) + signed
+
+
+def case(options: argparse.Namespace) -> dict[str, float]:
+    """One scheme at one batch size, in this process."""
+    torch.manual_seed(0)
+    batch, per_picture, dim = options.batch, options.captions, options.dim
+    device = torch.device(options.device)
+    attention = CrossAttention(dim, options.heads).to(device)
+    regions = torch.randn(batch, options.regions, dim, device=device, requires_grad=True)
+    pooled = F.normalize(torch.randn(batch, dim, device=device), dim=-1).requires_grad_()
+    texts = F.normalize(torch.randn(batch * per_picture, dim, device=device), dim=-1).requires_grad_()
+    owners = torch.arange(batch * per_picture, device=device) // per_picture
+    pairs = Pairs(regions, pooled, texts, owners[None] == torch.arange(batch, device=device)[:, None])
+    scales = torch.full((2,), 10.0, device=device, requires_grad=True)
+    biases = torch.full((2,), -5.0, device=device, requires_grad=True)
+
+    losses: dict[str, Callable[[], Tensor]] = {
+        "tiled": lambda: all_pairs_loss(attention, pairs, scales, biases, tile=options.tile).total,
+        "untiled": lambda: all_pairs_loss(attention, pairs, scales, biases, tile=None).total,
+        "sampled": lambda: sampled_loss(attention, pairs, scales, biases),
+    }
+
+    def step() -> None:
+        for leaf in (regions, pooled, texts, scales, biases, *attention.parameters()):
+            leaf.grad = None
+        losses[options.scheme]().backward()
+        if device.type == "cuda":
+            torch.cuda.synchronize()
+
+    gc.collect()
+    before = _held(device)
+    seconds = []
+    for _ in range(options.rounds):
+        started = time.perf_counter()
+        step()
+        seconds.append(time.perf_counter() - started)
+    pairs_taken = batch * batch * per_picture
+    if options.scheme == "sampled":
+        pairs_taken = batch * (per_picture + batch - 1)
+    return {
+        "seconds": round(statistics.median(seconds), 4),
+        "peak_mb": round((_peak(device) - before) / 1e6, 1),
+        "pairs": pairs_taken,
+    }
+
+
+def _held(device: torch.device) -> float:
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+        return torch.cuda.memory_allocated()
+    # The process may have held more than now while it imported; from here on only growth counts.
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def _peak(device: torch.device) -> float:
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated()
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def needed_mb(scheme: str, options: argparse.Namespace, batch: int) -> float:
+    """What autograd will hold, roughly: seven tensors the size of the attention."""
+    texts = batch * options.captions if scheme == "untiled" else batch + options.captions - 1
+    return 0 if scheme == "tiled" else 7 * batch * texts * options.heads * options.regions * 4 / 1e6
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--batches", type=int, nargs="+", default=[16, 32, 64, 128, 256])
+    parser.add_argument("--captions", type=int, default=4, help="per picture")
+    parser.add_argument("--dim", type=int, default=256)
+    parser.add_argument("--heads", type=int, default=4)
+    parser.add_argument("--regions", type=int, default=196)
+    parser.add_argument("--tile", type=int, nargs=2, default=(8, 64))
+    parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--memory-mb", type=float, default=4000, help="do not try what needs more")
+    parser.add_argument("--scheme", choices=SCHEMES, help="one case, in this process")
+    parser.add_argument("--batch", type=int)
+    options = parser.parse_args()
+    options.tile = tuple(options.tile)
+    if options.scheme:
+        print(json.dumps(case(options)))
+        return
+    rows = []
+    for batch in options.batches:
+        for scheme in SCHEMES:
+            needed = needed_mb(scheme, options, batch)
+            row: dict[str, object] = {"scheme": scheme, "batch": batch}
+            if needed > options.memory_mb:
+                row["not_run"] = f"would hold about {needed:.0f} MB"
+            else:
+                command = [sys.executable, "-m", "benchmarks.loss_memory", *sys.argv[1:]]
+                command += ["--scheme", scheme, "--batch", str(batch)]
+                found = subprocess.run(command, capture_output=True, text=True, check=True)
+                row |= json.loads(found.stdout)
+            print(row, file=sys.stderr, flush=True)
+            rows.append(row)
+    settings = {k: v for k, v in vars(options).items() if k not in ("scheme", "batch", "batches")}
+    name = "loss_memory" + ("" if options.device == "cpu" else f"_{options.device}")
+    keep(name, {"setting": settings, "figures": rows})
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,460 @@
+"""Fine-tuning on own captions: data, batches, the loop and what stops it, resuming, and the whole path."""
+
+from __future__ import annotations
+
+import copy
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from itertools import pairwise
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor
+
+from training.own import command, state
+from training.own import run as own_run
+from training.own.data import kept_form, load_own, readable
+from training.own.head import Batches, HeadObjective
+from training.own.loop import Loop
+from training.own.run import Places, run
+from training.own.settings import Settings, changed, rate, smoke
+from training.own.validation import Validated, Validation, validated
+from training.recipes import default
+from training.run import untrained
+from xattn.checkpoint import load_model, save_model
+from xattn.datasets import load_dataset
+from xattn.errors import CheckpointError, DataError, TrainingStopped
+
+COLORS = {"red": (220, 20, 20), "green": (20, 160, 20), "blue": (20, 40, 220), "yellow": (240, 230, 20)}
+SIZES = [(60, 90), (90, 60), (70, 72)]
+TINY = replace(
+    smoke(Settings()),
+    epochs=3,
+    batch_size=6,
+    learning_rate=2e-3,
+    validations=3,
+    patience=0,
+    views=2,
+    keep=0.0,
+)
+NUM_PICTURES = 20
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Pictures of a coloured square on noise; two captions each, one of them shared by a whole colour."""
+    folder = tmp_path_factory.mktemp("pictures")
+    for number in range(NUM_PICTURES):
+        color = list(COLORS)[number % len(COLORS)]
+        height, width = SIZES[number % 3]
+        noise = np.random.default_rng(number).integers(90, 160, (height, width, 3), dtype=np.uint8)
+        noise[height // 4 : 3 * height // 4, width // 2 :] = COLORS[color]
+        Image.fromarray(noise).save(folder / f"{number}.png")
+        (folder / f"{number}.txt").write_text(f"a {color} square\nsquare number {number}\n")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def start(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model of random towers, on disk."""
+    torch.manual_seed(0)
+    recipe = default(smoke=True)
+    model = untrained(recipe, kept_form(load_dataset(data).records, "train"))
+    directory = tmp_path_factory.mktemp("start") / "model"
+    save_model(model, directory, "# random\n", quantized=False)
+    return directory
+
+
+@pytest.fixture(scope="module")
+def places(data: Path, start: Path, tmp_path_factory: pytest.TempPathFactory) -> Places:
+    base = tmp_path_factory.mktemp("shared")
+    return Places(data, base / "out", base / "work", str(start))
+
+
+@pytest.fixture(scope="module")
+def prepared(places: Places) -> own_run._Prepared:
+    """What a run computes with the towers."""
+    model = load_model(places.model, device="cpu")
+    return own_run._Prepared(model, load_own(places.data, TINY), TINY, places, lambda *_: None)
+
+
+Make = Callable[..., Loop]
+
+
+@pytest.fixture
+def make_loop(prepared: own_run._Prepared, tmp_path: Path) -> Make:
+    """A loop as after a fresh start of the program, in a directory of the test's own."""
+
+    def make(settings: Settings = TINY, **more: Any) -> Loop:
+        objective = copy.deepcopy(prepared.objective)
+        objective.kind = settings.loss  # type: ignore[assignment]
+        objective.biases.requires_grad_(settings.loss == "sigmoid")
+        kept = prepared.batches
+        batches = Batches(kept.pictures, kept.features, prepared.text_rows, settings, torch.device("cpu"))
+        return Loop(objective, batches, prepared.validation, settings, tmp_path, "key", **more)
+
+    return make
+
+
+# Settings and data
+
+
+def test_settings_by_name() -> None:
+    found = changed(Settings(), {"epochs": "3", "loss": "sigmoid", "learning_rate": "0.5"})
+    assert (found.epochs, found.loss, found.learning_rate) == (3, "sigmoid", 0.5)
+    for changes, message in (
+        ({"epoch": "3"}, "did you mean epochs"),
+        ({"zzz": "3"}, "valid are epochs"),
+        ({"epochs": "many"}, "expected int, got 'many'"),
+        ({"loss": "mse"}, "info_nce, sigmoid"),
+        ({"batch_size": "1"}, "at least 2"),
+        ({"held_out": "1"}, "share"),
+        ({"learning_rate": "nan"}, "above 0"),
+    ):
+        with pytest.raises(DataError, match=message):
+            changed(Settings(), changes)
+
+
+def test_rate_rises_and_falls() -> None:
+    rates = [rate(Settings(learning_rate=2.0, warmup_share=0.2), step, 100) for step in range(100)]
+    assert rates[0] == pytest.approx(0.1, rel=0.01)
+    assert max(rates) == pytest.approx(rates[19], rel=0.01)
+    assert rates[-1] < 0.01
+    assert all(a > b for a, b in pairwise(rates[20:]))
+
+
+def test_division_is_stable(data: Path, tmp_path: Path) -> None:
+    whole = load_own(data, Settings(held_out=0.3))
+    held = {record.image.name for record in whole.held_out}
+    assert len(held) == round(0.3 * NUM_PICTURES)
+    assert not held & {record.image.name for record in whole.train}
+    # Elsewhere, and with less to hold out, the same pictures are among the first to be held out.
+    for path in data.iterdir():
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    fewer = load_own(tmp_path, Settings(held_out=0.1))
+    assert {record.image.name for record in fewer.held_out} < held
+
+
+def test_splits_are_used_and_what_cannot_be_is_told(data: Path, tmp_path: Path) -> None:
+    for split, numbers in (("train", range(12)), ("val", range(12, 16)), ("test", range(16, 19))):
+        (tmp_path / split).mkdir()
+        for number in numbers:
+            for suffix in ("png", "txt"):
+                name = f"{number}.{suffix}"
+                (tmp_path / split / name).write_bytes((data / name).read_bytes())
+    (tmp_path / "train" / "3.txt").unlink()
+    found = load_own(tmp_path, Settings())
+    assert (len(found.train), len(found.held_out)) == (11, 4)
+    assert [(s.path.name, s.reason) for s in found.skipped] == [("3.png", "it has no caption")]
+    assert len(load_own(tmp_path, Settings(), "test").held_out) == 3
+    with pytest.raises(DataError, match="'dev' among them"):
+        load_own(tmp_path, Settings(), "dev")
+    (tmp_path / "train" / "5.png").write_bytes(b"no picture")
+    kept, broken = readable(found.train)
+    assert (len(kept), [s.path.name for s in broken]) == (10, ["5.png"])
+    for number in range(6):
+        (tmp_path / "train" / f"{number}.txt").unlink(missing_ok=True)
+    with pytest.raises(DataError, match=r"6 captioned pictures .* data check"):
+        load_own(tmp_path, Settings())
+
+
+def test_batches(places: Places) -> None:
+    own = load_own(places.data, TINY)
+    pictures = kept_form(own.train, "train").pictures
+    rows = {text: row for row, text in enumerate(sorted({c for p in pictures for c in p.captions}))}
+    features = cast(Any, [SimpleNamespace()])
+    batches = Batches(pictures, features, rows, TINY, torch.device("cpu"))
+    seen = [i for index in range(batches.per_epoch) for i in batches.members(0, index)]
+    assert sorted(seen) == list(range(len(pictures)))
+    assert batches.members(0, 0) == Batches(pictures, features, rows, TINY, torch.device("cpu")).members(
+        0, 0
+    )
+    assert batches.members(0, 0) != batches.members(1, 0)
+
+
+def test_shared_captions_are_right_for_all(make_loop: Make) -> None:
+    batches = make_loop().batches
+    batch = batches.batch(0, 0)
+    texts = batch.positives.sum(0)
+    own = [batches.pictures[i].captions for i in batches.members(0, 0)]
+    assert len(batch.rows.unique()) == len(batch.rows)
+    assert batch.positives.sum(1).tolist() == [2] * len(own)
+    colors = [captions[0] for captions in own]
+    assert sorted(texts.tolist()) == sorted([1] * len(own) + [colors.count(c) for c in set(colors)])
+
+
+# Validation
+
+
+def test_validated_by_hand() -> None:
+    scores = torch.tensor([[0.9, 0.1, 0.5, 0.2], [0.3, 0.8, 0.5, 0.1], [0.1, 0.2, 0.6, 0.7]])
+    found = validated(scores, torch.tensor([0, 1, 1, 0]))
+    # Ranks 1, 1, 3 (a tie counts against), 2; first for 1, 1, 2 captions.
+    assert (found.recall_1, found.recall_5, found.most_first) == (0.5, 1.0, 0.5)
+    assert validated(torch.zeros(20, 7), torch.arange(7)).recall_10 == 0.0
+    assert validated(torch.full((20, 7), torch.nan), torch.arange(7)).most_first == 1.0
+
+
+def test_collapse_is_told_from_captions_that_are_alike() -> None:
+    def found(most_first: float, pictures: int = 50) -> Validated:
+        return Validated(0.1, 0.2, 0.3, most_first, pictures)
+
+    assert found(0.6).collapsed(found(0.1))
+    assert not found(0.4).collapsed(found(0.1))
+    assert not found(0.6).collapsed(found(0.5))  # they were alike before
+    assert not found(0.6, pictures=4).collapsed(found(0.1))
+
+
+# The loop
+
+
+def finished(loop: Loop) -> tuple[dict[str, Tensor], str, state.State]:
+    final = loop.run()
+    saved = torch.load(loop.path, weights_only=True)
+    log = [json.loads(line) for line in loop.log_path.read_text().splitlines()]
+    timeless = json.dumps([{k: v for k, v in entry.items() if k != "seconds"} for entry in log])
+    return saved["trained"], timeless, final
+
+
+class _PowerCut(BaseException):
+    pass
+
+
+@pytest.mark.parametrize("save_seconds", [0.0, 0.3])
+def test_resumed_run_equals_the_uninterrupted_one(
+    make_loop: Make, tmp_path: Path, save_seconds: float
+) -> None:
+    weights, log, final = finished(make_loop())
+    assert final.step == make_loop().num_steps == 9
+    for name in ("state.pt", "log.jsonl"):
+        (tmp_path / name).unlink()
+    settings = replace(TINY, save_seconds=save_seconds)
+    cuts = iter([1, 3, 4, 6, 9])
+    cut = next(cuts, None)
+
+    def power(entry: dict[str, Any]) -> None:
+        nonlocal cut
+        if entry["step"] == cut:
+            cut = next(cuts, None)
+            raise _PowerCut
+
+    while True:
+        try:
+            torch.manual_seed(int(time.monotonic()))  # a new process begins with other random numbers
+            again, log_again, _ = finished(make_loop(settings, on_entry=power))
+            break
+        except _PowerCut:
+            pass
+    assert cut is None
+    assert again.keys() == weights.keys()
+    assert all(torch.equal(again[name], weights[name]) for name in weights)
+    assert log_again == log
+
+
+def test_training_learns_and_the_best_state_is_left(make_loop: Make) -> None:
+    loop = make_loop(replace(TINY, epochs=8, validations=8))
+    final = loop.run()
+    losses = [e["loss"] for e in map(json.loads, loop.log_path.read_text().splitlines()) if "loss" in e]
+    assert sum(losses[-4:]) < 0.9 * sum(losses[:4]), "nothing was learned"
+    assert loop.validation(loop.objective).value == pytest.approx(final.best_value)
+    assert final.best_value == max(Validated(**_only(entry)).value for entry in final.history)
+
+
+def _only(entry: dict[str, Any]) -> dict[str, Any]:
+    return {name: entry[name] for name in Validated.__slots__}
+
+
+@pytest.mark.parametrize("loss", ["info_nce", "sigmoid"])
+def test_scales_start_where_the_model_matches(make_loop: Make, loss: str) -> None:
+    loop = make_loop(replace(TINY, loss=loss))
+    loop.objective.set_scales(loop.batches.batch(0, 0))
+    assert ((loop.objective.log_scales.exp() >= 4.99) & (loop.objective.log_scales.exp() <= 40.01)).all()
+    assert loop.objective.biases.requires_grad == (loss == "sigmoid")
+    assert loop.run().step == 9
+
+
+def test_loss_that_is_no_number_stops_and_names_the_batch(make_loop: Make) -> None:
+    loop = make_loop()
+    poisoned = loop.batches.members(1, 1)
+    real = loop.batches.batch
+
+    def batch(epoch: int, index: int) -> Any:
+        found = real(epoch, index)
+        if (epoch, index) == (1, 1):
+            found.given.tokens[0] = torch.nan
+        return found
+
+    loop.batches.batch = batch  # type: ignore[method-assign]
+    name = str(loop.batches.pictures[poisoned[0]].path)
+    with pytest.raises(TrainingStopped, match="epoch 2, batch 2") as stopped:
+        loop.run()
+    assert name in str(stopped.value)
+    kept = torch.load(loop.path, weights_only=True)
+    assert kept["step"] == 4
+    assert all(value.isfinite().all() for value in kept["trained"].values())
+
+
+def test_early_stop_and_collapse(make_loop: Make, tmp_path: Path) -> None:
+    def fixed(recalls: list[float], most_first: list[float]) -> Callable[[HeadObjective], Validated]:
+        found = iter(zip(recalls, most_first, strict=True))
+
+        def validate(objective: HeadObjective) -> Validated:
+            recall, first = next(found)
+            return Validated(recall, recall, recall, first, 50)
+
+        return validate
+
+    settings = replace(TINY, validations=9, patience=2)
+    loop = make_loop(settings)
+    loop.validation = cast(Validation, fixed([0.1, 0.2, 0.3, 0.3, 0.2, 0.9], [0.1] * 6))
+    stopped = loop.run()
+    assert (stopped.step, stopped.best_value) == (4, pytest.approx(0.3))
+    assert "no better recall in 2" in str(stopped.stopped)
+    (tmp_path / "state.pt").unlink()
+
+    loop = make_loop(settings)
+    loop.validation = cast(Validation, fixed([0.1, 0.2, 0.9], [0.1, 0.1, 0.8]))
+    stopped = loop.run()
+    assert stopped.step == 2
+    assert "collapsed: one picture comes first for 80%" in str(stopped.stopped)
+    # Repeated, the command does not train on.
+    assert make_loop(settings).run().step == 2
+
+
+def test_checkpoints_of_others_are_refused(make_loop: Make, tmp_path: Path) -> None:
+    loop = make_loop(replace(TINY, epochs=1))
+    loop.run()
+    loop.key = "other"
+    with pytest.raises(CheckpointError, match="--restart"):
+        loop.run()
+    content = loop.path.read_bytes()
+    loop.path.write_bytes(content[: len(content) // 2])
+    with pytest.raises(CheckpointError, match="cannot be read"):
+        loop.run()
+
+
+# The guard against forgetting
+
+
+def test_share_of_the_trained_weights(make_loop: Make) -> None:
+    loop = make_loop(replace(TINY, epochs=1))
+    start = state.trained_state(loop.objective)
+    found = loop.run()
+    name = "attention.query.weight"
+    lost = {"by": 0.0}
+
+    def reference(objective: HeadObjective) -> Validated:
+        moved = dict(objective.trained())[name].detach() - start[name]
+        share = float((moved.norm() / (found.best[name] - start[name]).norm()).detach())
+        return Validated(0.5 - lost["by"] * share, 0, 0, 0, 50)
+
+    found.best = {key: value + 1.0 for key, value in start.items()}
+    prepared = cast(Any, SimpleNamespace(objective=loop.objective, reference=None))
+    share, note = own_run._interpolated(prepared, start, found, replace(TINY, keep=0.25))
+    assert (share, note) == (0.75, None)
+    torch.testing.assert_close(dict(loop.objective.trained())[name].detach(), start[name] + 0.75)
+    prepared.reference = reference
+    assert own_run._interpolated(prepared, start, found, TINY) == (1.0, None)
+    lost["by"] = 0.03  # 2 points may be lost: up to two thirds of the way
+    share, note = own_run._interpolated(prepared, start, found, TINY)
+    assert share == 0.55
+    assert note is not None
+    lost["by"] = 0.5
+    share, note = own_run._interpolated(prepared, start, found, TINY)
+    assert share == 0.0
+    assert "forgets" in str(note)
+    assert torch.equal(dict(loop.objective.trained())[name].detach(), start[name])
+
+
+# The whole path
+
+
+def arguments(places: Places, out: Path, *more: str) -> list[str]:
+    work = ["--work", str(places.work)] if "--work" not in more else []
+    return ["--data", str(places.data), "--model", places.model, "--out", str(out), *work, *more]
+
+
+def test_command(places: Places, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    assert command.main([*arguments(places, tmp_path / "own"), "--smoke", "--restart"]) == 0
+    model = load_model(tmp_path / "own", device="cpu")
+    grounding = model.ground(Image.open(places.data / "1.png").convert("RGB"), ["green"])[0]
+    assert grounding.weights.sum() + grounding.null_weight == pytest.approx(1, abs=1e-5)
+    assert model.fingerprint != load_model(places.model, device="cpu").fingerprint
+    assert "saved in" in capfd.readouterr().out
+    table = (places.work / "before_after.md").read_text()
+    assert "recall@1" in table
+    assert Image.open(places.work / "curves.png").size == (900, 560)
+    card = (tmp_path / "own" / "README.md").read_text()
+    assert "recall@5" in card
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (["--set", "epoch=3"], "did you mean epochs"),
+        (["--model", "nowhere"], "no model 'nowhere'"),
+        (["--validate-on", "dev"], "has the splits"),
+    ],
+)
+def test_errors_are_one_message(
+    places: Places, tmp_path: Path, capfd: pytest.CaptureFixture[str], more: list[str], message: str
+) -> None:
+    assert command.main([*arguments(places, tmp_path / "out"), *more]) == 1
+    assert message in capfd.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_models_of_other_towers_are_refused(
+    places: Places, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from tests.color_model import color_model
+
+    monkeypatch.setattr(own_run, "load_model", lambda *_, **__: color_model())
+    with pytest.raises(DataError, match="towers are not the default ones"):
+        run(TINY, replace(places, out=tmp_path / "out"))
+
+
+def test_kill_9_and_resume(places: Places, tmp_path: Path) -> None:
+    """The same weights, byte for byte, as without the kills."""
+    settings = ["--set", "epochs=10", "--set", "save_seconds=0.05", "--set", "patience=0"]
+    work = tmp_path / "killed-run"
+    work.mkdir()
+    (work / "features").symlink_to(places.work / "features")  # computed by tests before, or by the first
+    common = ["--smoke", "--no-comparison", *settings]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+
+    def begin(out: Path, work: Path) -> subprocess.Popen[bytes]:
+        given = arguments(places, out, "--work", str(work), *common)
+        return subprocess.Popen([sys.executable, "-m", "training", "own", *given], env=environment)
+
+    (places.work / "features").mkdir(parents=True, exist_ok=True)
+    for lines in (4, 21):
+        process = begin(tmp_path / "killed", work)
+        log = work / "log.jsonl"
+        deadline = time.monotonic() + 120
+        while time.monotonic() < deadline and process.poll() is None:
+            if log.exists() and log.read_bytes().count(b"\n") >= lines:
+                break
+            time.sleep(0.01)
+        assert process.poll() is None, "the run ended before it could be killed"
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        assert not (tmp_path / "killed").exists()
+    assert begin(tmp_path / "killed", work).wait() == 0
+    whole = tmp_path / "whole-run"
+    whole.mkdir()
+    (whole / "features").symlink_to(places.work / "features")
+    assert begin(tmp_path / "whole", whole).wait() == 0
+    for name in ("model.safetensors", "config.json"):
+        assert (tmp_path / "killed" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()

@@ -1,0 +1,101 @@
+"""Settings of a fine-tuning run, and how they are changed by name."""
+
+from __future__ import annotations
+
+import difflib
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+from xattn.errors import DataError
+
+FINAL_RATE = 1e-3
+"""What is left of the learning rate at the end."""
+LOSSES = ("info_nce", "sigmoid")
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """One run.
+
+    views:          versions of each picture: whole, mirrored, then random crops
+    captions:       drawn per picture and step, fewer where it has fewer
+    loss:           info_nce or sigmoid, over all pairs of a batch
+    patience:       stop after so many validations without a better recall; 0 never stops
+    validations:    how often the held-out pictures are searched, spread over the run
+    held_out:       share of the pictures held out where the data has no splits; at most max_held_out
+    max_forgetting: recall@1 that the reference set may lose, as a share; see `run.interpolated`
+    keep:           share of the starting weights in the result where there is no reference set
+    save_seconds:   between two checkpoints; does not change the result
+    """
+
+    epochs: int = 20
+    batch_size: int = 64
+    captions: int = 4
+    views: int = 2
+    loss: str = "info_nce"
+    learning_rate: float = 3e-4
+    weight_decay: float = 0.05
+    warmup_share: float = 0.1
+    max_gradient_norm: float = 1.0
+    max_scale: float = 60.0
+    validations: int = 20
+    patience: int = 6
+    held_out: float = 0.1
+    max_held_out: int = 500
+    max_forgetting: float = 0.02
+    keep: float = 0.3
+    save_seconds: float = 20.0
+    max_pictures: int = 0
+    seed: int = 0
+
+
+def smoke(settings: Settings) -> Settings:
+    """The whole path on few pictures, in seconds."""
+    return replace(
+        settings, epochs=2, batch_size=4, views=1, validations=2, max_pictures=16, save_seconds=0.0
+    )
+
+
+def changed(settings: Settings, changes: Mapping[str, str]) -> Settings:
+    """Settings with some replaced, as given on a command line.
+
+    Raises DataError for a setting that does not exist, with the nearest that does, or does not parse.
+    """
+    kinds = {f.name: {"int": int, "float": float, "str": str}[str(f.type)] for f in fields(Settings)}
+    values: dict[str, Any] = {}
+    for name, text in changes.items():
+        if name not in kinds:
+            near = difflib.get_close_matches(name, kinds, n=1)
+            hint = f"did you mean {near[0]}?" if near else f"valid are {', '.join(kinds)}"
+            raise DataError(f"no setting {name!r}: {hint}")
+        try:
+            values[name] = kinds[name](text)
+        except ValueError as error:
+            raise DataError(f"setting {name}: expected {kinds[name].__name__}, got {text!r}") from error
+    return checked(replace(settings, **values))
+
+
+def checked(settings: Settings) -> Settings:
+    """Raises DataError where a number makes no sense."""
+    if settings.loss not in LOSSES:
+        raise DataError(f"setting loss: expected one of {', '.join(LOSSES)}, got {settings.loss!r}")
+    for name in ("epochs", "captions", "views", "validations"):
+        if getattr(settings, name) < 1:
+            raise DataError(f"setting {name}: expected at least 1, got {getattr(settings, name)}")
+    if settings.batch_size < 2:
+        raise DataError("setting batch_size: expected at least 2, since pictures are told apart")
+    for name in ("held_out", "keep", "warmup_share"):
+        if not 0 <= getattr(settings, name) < 1:
+            raise DataError(f"setting {name}: expected a share from 0 to below 1")
+    if not (math.isfinite(settings.learning_rate) and settings.learning_rate > 0):
+        raise DataError(f"setting learning_rate: expected above 0, got {settings.learning_rate}")
+    return settings
+
+
+def rate(settings: Settings, step: int, num_steps: int) -> float:
+    """Learning rate of step 0 … num_steps - 1: a linear rise times half a cosine."""
+    rise = min(1.0, (step + 1) / max(1.0, settings.warmup_share * num_steps))
+    fall = 0.5 * (1 + math.cos(math.pi * min(1.0, step / num_steps)))
+    return settings.learning_rate * rise * (fall + FINAL_RATE)

@@ -1,0 +1,98 @@
+"""Recall on the held-out pictures while training runs, and the sign that a model has collapsed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from training.batches import gather
+from training.data import Picture
+from training.features import ViewFeatures
+from training.own.head import HeadObjective
+
+PICTURES_AT_ONCE = 16
+COLLAPSED_SHARE = 0.5
+FEWEST_FOR_COLLAPSE = 10
+"""Of so few pictures one may well be first for half of the captions."""
+
+
+@dataclass(frozen=True, slots=True)
+class Validated:
+    """Text → image over the held-out pictures, as shares.
+
+    most_first: share of captions for which one and the same picture comes first, whichever it is. High:
+    every query ranks the same picture, the model has collapsed.
+    """
+
+    recall_1: float
+    recall_5: float
+    recall_10: float
+    most_first: float
+    num_pictures: int
+
+    @property
+    def value(self) -> float:
+        """What is maximised; the mean of three recalls jumps less than any of them."""
+        return (self.recall_1 + self.recall_5 + self.recall_10) / 3
+
+    def collapsed(self, before: Validated) -> bool:
+        """Against the starting model, which tells how alike the captions are."""
+        if self.num_pictures < FEWEST_FOR_COLLAPSE:
+            return False
+        return self.most_first > max(COLLAPSED_SHARE, 1.5 * before.most_first)
+
+    def record(self) -> dict[str, float]:
+        return asdict(self)
+
+
+class Validation:
+    """Held-out pictures, whole, with all their captions."""
+
+    def __init__(
+        self,
+        pictures: Sequence[Picture],
+        features: ViewFeatures,
+        text_rows: dict[str, int],
+        pooled_weight: float,
+    ) -> None:
+        self.pictures = pictures
+        self.features = features
+        self.pooled_weight = pooled_weight
+        owners = [(b, text_rows[c]) for b, picture in enumerate(pictures) for c in picture.captions]
+        self.owners = torch.tensor([b for b, _ in owners])
+        self.rows = torch.tensor([row for _, row in owners])
+
+    @torch.inference_mode()
+    def scores(self, objective: HeadObjective) -> Float[Tensor, "M N"]:
+        """Combined cosines of all pictures and captions; leaves the objective in the mode it was in."""
+        training = objective.training
+        objective.eval()
+        device = objective.table.device
+        texts = objective.head(objective.table[self.rows.to(device)])
+        found = []
+        for start in range(0, len(self.pictures), PICTURES_AT_ONCE):
+            rows = [picture.row for picture in self.pictures[start : start + PICTURES_AT_ONCE]]
+            given = gather([self.features], [0] * len(rows), rows, device)
+            regions, pooled = given.fused(objective.fusion)
+            attended = objective.attention.cosine(regions, texts, given.mask)
+            found.append(self.pooled_weight * (pooled @ texts.T) + (1 - self.pooled_weight) * attended)
+        objective.train(training)
+        return torch.cat(found).cpu()
+
+    def __call__(self, objective: HeadObjective) -> Validated:
+        return validated(self.scores(objective), self.owners)
+
+
+def validated(scores: Float[Tensor, "M N"], owners: Tensor) -> Validated:
+    """owners: the picture of each caption. A picture of the same score counts as before the right one."""
+    scores = scores.nan_to_num(nan=0.0)
+    own = scores.gather(0, owners[None])
+    ranks = (scores >= own).sum(0)
+    firsts = torch.bincount(scores.argmax(0), minlength=len(scores))
+    recall_1, recall_5, recall_10 = ((ranks <= k).float().mean().item() for k in (1, 5, 10))
+    most_first = firsts.max().item() / len(owners)
+    return Validated(recall_1, recall_5, recall_10, most_first, len(scores))

@@ -1,0 +1,145 @@
+"""What is wrong with a dataset, told before hours are spent on it."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Int, UInt8
+from PIL import Image
+
+from xattn import images
+from xattn.datasets import read_dataset, splits_of
+from xattn.datasets.base import Dataset
+from xattn.errors import ImageError
+from xattn.types import Skipped
+
+HASH_SIDE = 8
+NEAR = 3
+"""Bits of 64 in which two pictures may differ and still be taken for the same one."""
+FLAT = 6
+"""Fewer set bits than this, or more than 64 less this: too plain to be told from other plain pictures."""
+
+
+class NearDuplicate(NamedTuple):
+    """Two pictures of different splits that look the same; `bits` of their 64-bit hashes differ."""
+
+    first: Path
+    second: Path
+    bits: int
+
+
+@dataclass(slots=True)
+class SplitReport:
+    """One split. shared_captions: texts that more than one picture has, with how many have it."""
+
+    name: str
+    num_pictures: int = 0
+    num_captions: int = 0
+    missing: list[Path] = field(default_factory=list)
+    broken: list[Skipped] = field(default_factory=list)
+    without_caption: list[Path] = field(default_factory=list)
+    num_blank: int = 0
+    shared_captions: list[tuple[str, int]] = field(default_factory=list)
+
+
+@dataclass(slots=True)
+class CheckReport:
+    splits: list[SplitReport] = field(default_factory=list)
+    near_duplicates: list[NearDuplicate] = field(default_factory=list)
+
+    @property
+    def is_usable(self) -> bool:
+        """Whether every picture can be read and has a caption, and no split holds another's pictures."""
+        faults = any(s.missing or s.broken or s.without_caption or s.num_blank for s in self.splits)
+        return not faults and not self.near_duplicates
+
+
+def check_dataset(
+    path: Path | str,
+    *,
+    pictures: Path | str | None = None,
+    progress: Callable[[str, int, int], None] | None = None,
+) -> CheckReport:
+    """Reads every picture of every split once. Raises DataError where the layout itself cannot be read."""
+    report = CheckReport()
+    hashes: list[tuple[list[Path], UInt8[np.ndarray, "N 8"]]] = []
+    splits: list[str | None] = [*splits_of(path)]
+    for split in splits or [None]:
+        found, paths, hashed = _check_split(read_dataset(path, split, pictures=pictures), split, progress)
+        report.splits.append(found)
+        hashes.append((paths, hashed))
+    for index, first in enumerate(hashes):
+        for second in hashes[index + 1 :]:
+            report.near_duplicates.extend(near_duplicates(*first, *second))
+    return report
+
+
+def _check_split(
+    dataset: Dataset, split: str | None, progress: Callable[[str, int, int], None] | None
+) -> tuple[SplitReport, list[Path], UInt8[np.ndarray, "N 8"]]:
+    report = SplitReport(split or "all", num_pictures=len(dataset.records))
+    report.num_captions = sum(len(record.captions) for record in dataset.records)
+    report.num_blank = sum(record.num_blank for record in dataset.records)
+    report.without_caption = [record.image for record in dataset.records if not record.captions]
+    counts = Counter(caption for record in dataset.records for caption in record.captions)
+    report.shared_captions = [(text, count) for text, count in counts.most_common() if count > 1]
+    paths: list[Path] = []
+    hashes: list[UInt8[np.ndarray, " 8"]] = []
+    with ThreadPoolExecutor(2) as pool:
+        found = pool.map(_looked_at, (record.image for record in dataset.records))
+        for done, (record, result) in enumerate(zip(dataset.records, found, strict=True), 1):
+            if result is None:
+                report.missing.append(record.image)
+            elif isinstance(result, Skipped):
+                report.broken.append(result)
+            else:
+                paths.append(record.image)
+                hashes.append(result)
+            if progress is not None:
+                progress(f"checking {report.name}", done, len(dataset.records))
+    return report, paths, np.array(hashes, np.uint8).reshape(-1, HASH_SIDE)
+
+
+def _looked_at(path: Path) -> UInt8[np.ndarray, " 8"] | Skipped | None:
+    """Its hash; or what is wrong with it; or None if it is not there."""
+    if not path.is_file():
+        return None
+    try:
+        return difference_hash(images.load(path, at_least=64).picture)
+    except ImageError as error:
+        return Skipped(path, error.reason)
+
+
+def difference_hash(picture: Image.Image) -> UInt8[np.ndarray, " 8"]:
+    """64 bits: whether each of 8×8 places is darker than its right neighbour, on a 9×8 thumbnail (dHash).
+
+    Hardly changed by another size, compression or brightness.
+    """
+    small = picture.convert("L").resize((HASH_SIDE + 1, HASH_SIDE), Image.Resampling.BOX)
+    values = np.asarray(small, np.int16)
+    return np.packbits(values[:, :-1] < values[:, 1:], axis=1)[:, 0]
+
+
+def near_duplicates(
+    paths: Sequence[Path],
+    hashes: UInt8[np.ndarray, "N 8"],
+    other_paths: Sequence[Path],
+    other_hashes: UInt8[np.ndarray, "M 8"],
+) -> Iterator[NearDuplicate]:
+    """Pairs whose hashes differ in at most NEAR bits. Plain pictures are left out: all look alike."""
+    detailed = [_num_bits(h) for h in (hashes, other_hashes)]
+    telling = [(bits >= FLAT) & (bits <= 64 - FLAT) for bits in detailed]
+    for index in np.flatnonzero(telling[0]).tolist():
+        bits = _num_bits(hashes[index] ^ other_hashes)
+        for other in np.flatnonzero((bits <= NEAR) & telling[1]).tolist():
+            yield NearDuplicate(paths[index], other_paths[other], int(bits[other]))
+
+
+def _num_bits(hashes: UInt8[np.ndarray, "N 8"]) -> Int[np.ndarray, " N"]:
+    return np.unpackbits(hashes, axis=1).sum(1, dtype=np.int64)
