@@ -31,7 +31,7 @@ def grounding(
         weights=weights,
         null_weight=null_weight,
         contributions=weights,
-        rest={"null": 0.0, "pooled": 0.0, "bias": 0.0},
+        rest={"null": 0.0, "pooled": 0.0, "hubness": 0.0, "bias": 0.0},
         score=0.0,
         probability=0.5,
         boxes=boxes_from_map(weights, size),

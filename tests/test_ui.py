@@ -226,7 +226,9 @@ def test_percent_never_rounds_to_certainty(share, shown):
 def evil_view() -> View:
     phrase = Phrase(EVIL, 0, len(EVIL), "whole")
     weights = np.full((2, 3), 1 / 12, np.float32)
-    part = Grounding(phrase, weights, 0.5, weights, {"null": 0.0, "pooled": 0.0, "bias": 0.0}, 0.5, 0.6)
+    part = Grounding(
+        phrase, weights, 0.5, weights, {"null": 0.0, "pooled": 0.0, "hubness": 0.0, "bias": 0.0}, 0.5, 0.6
+    )
     return View(Path(f"/photos/{EVIL.replace('/', '')}.jpg"), (20, 30), part, (part, part), 1, (1, 2))
 
 
@@ -269,7 +271,7 @@ def test_the_sums_add_up(view):
     for row in rows:
         *addends, score = map(float, re.findall(r">([+-]?\d+\.\d\d)<", row))
         assert sum(addends) == pytest.approx(score, abs=0.03)
-        assert len(addends) == 4
+        assert len(addends) == 5
 
 
 def test_a_region_tells_weight_and_contribution(view):

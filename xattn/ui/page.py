@@ -20,10 +20,9 @@ POLL_SECONDS = 0.5
 FORGET_UPLOADS_SECONDS = 3600
 
 # On a narrow screen the large view is above the results, out of sight of who picks one further down.
-SCROLL_TO_VIEW = """(...values) => {
+SCROLL_TO_VIEW = """() => {
     const view = document.querySelector('#search-view');
     if (view && window.innerWidth < 800) view.scrollIntoView();
-    return values;
 }"""
 
 
@@ -121,14 +120,14 @@ class _SearchTab:
                 [self.box, *self._outputs],
                 api_visibility="private",
             )
-        self.gallery.select(
+        opened = self.gallery.select(
             self._open,
             [self.views, *self.viewer.look],
             self.viewer.outputs,
             show_progress="hidden",
-            js=SCROLL_TO_VIEW,
             api_visibility="private",
         )
+        opened.then(None, js=SCROLL_TO_VIEW, show_progress="hidden", api_visibility="private")
 
     def welcome(self) -> str:
         backend = self._backend
