@@ -88,12 +88,12 @@ def read_values(
     if method == "maskclip":
         return v
     if method == "clearclip":
-        return _softmax(q @ q.mT * scale, v)
+        return _softmax(q @ q.transpose(-2, -1) * scale, v)
     if method == "sclip":
-        return _softmax(q @ q.mT * scale, v) + _softmax(k @ k.mT * scale, v)
+        return _softmax(q @ q.transpose(-2, -1) * scale, v) + _softmax(k @ k.transpose(-2, -1) * scale, v)
     if method == "naclip":
-        return _softmax(k @ k.mT * scale + neighbourhood(grid).to(k), v)
-    return _softmax(q @ k.mT * scale, v)
+        return _softmax(k @ k.transpose(-2, -1) * scale + neighbourhood(grid).to(k), v)
+    return _softmax(q @ k.transpose(-2, -1) * scale, v)
 
 
 def _softmax(logits: Float[Tensor, "B K T T"], v: Float[Tensor, "B K T d"]) -> Float[Tensor, "B K T d"]:

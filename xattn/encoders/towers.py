@@ -56,11 +56,22 @@ class Tower(ABC):
         found = self.visual(pixels)
         return found[0] if isinstance(found, tuple) else found
 
-    @abstractmethod
+    def positions(self, grid: Size) -> Tensor | None:
+        """Position embeddings of a grid, where the tower has a table of them and nothing else."""
+        del grid
+        return None
+
     def encode(
         self, pixels: Float[Tensor, "B 3 h w"], method: DenseMethod
     ) -> tuple[Float[Tensor, "B R D"], Float[Tensor, "B D"]]:
         """Regions and pooled features, neither normalised, of one pass; at the native size `pooled`."""
+        return self.run(pixels, method, self.positions(self.grid((pixels.shape[2], pixels.shape[3]))))
+
+    @abstractmethod
+    def run(
+        self, pixels: Float[Tensor, "B 3 h w"], method: DenseMethod, positions: Tensor | None
+    ) -> tuple[Float[Tensor, "B R D"], Float[Tensor, "B D"]]:
+        """`encode` with the position embeddings of the pixels' grid, as `positions` gives them."""
 
 
 class VitBlock:
@@ -112,11 +123,15 @@ class VitTower(Tower):
             self.methods = ("plain",)  # other attention than the methods are made for
         self.last = VitBlock(block)
 
-    def encode(
-        self, pixels: Float[Tensor, "B 3 h w"], method: DenseMethod
+    def positions(self, grid: Size) -> Tensor:
+        return resample_positions(self.visual.positional_embedding, self.trained_grid, grid)
+
+    def run(
+        self, pixels: Float[Tensor, "B 3 h w"], method: DenseMethod, positions: Tensor | None
     ) -> tuple[Float[Tensor, "B R D"], Float[Tensor, "B D"]]:
+        assert positions is not None
         visual = self.visual
-        x = self._embedded(pixels)
+        x = self.embedded(pixels, positions)
         for block in visual.transformer.resblocks[:-1]:
             x = block(x)
         last = visual.transformer.resblocks[-1](x)
@@ -125,14 +140,13 @@ class VitTower(Tower):
         tokens = last if method == "plain" else last_block_tokens(self.last, x, method, TokenGrid(size, 1))
         return self.project(tokens[:, 1:]), pooled if visual.proj is None else pooled @ visual.proj
 
-    def _embedded(self, pixels: Float[Tensor, "B 3 h w"]) -> Float[Tensor, "B T C"]:
-        """open_clip's `_embeds`, with positions resampled to the grid that the picture has."""
+    def embedded(
+        self, pixels: Float[Tensor, "B 3 h w"], positions: Float[Tensor, "T C"]
+    ) -> Float[Tensor, "B T C"]:
+        """open_clip's `_embeds`, with the positions of the grid that the picture has."""
         visual = self.visual
-        patches = visual.conv1(pixels)
-        size = patches.shape[2], patches.shape[3]
-        x = patches.flatten(2).transpose(1, 2)
-        x = torch.cat([visual.class_embedding.to(x.dtype).expand(len(x), 1, -1), x], 1)
-        positions = resample_positions(visual.positional_embedding, self.trained_grid, size)
+        x = visual.conv1(pixels).flatten(2).transpose(1, 2)
+        x = torch.cat([visual.class_embedding.to(x.dtype).expand(x.shape[0], 1, -1), x], 1)
         return visual.ln_pre(visual.patch_dropout(x + positions.to(x.dtype)))
 
     def project(self, tokens: Float[Tensor, "B R C"]) -> Float[Tensor, "B R D"]:
@@ -171,9 +185,13 @@ class ResNetTower(Tower):
         side = round((len(self.visual.attnpool.positional_embedding) - 1) ** 0.5)
         self.trained_grid = TokenGrid((side, side), num_prefix=1)
 
-    def encode(
-        self, pixels: Float[Tensor, "B 3 h w"], method: DenseMethod
+    def positions(self, grid: Size) -> Tensor:
+        return resample_positions(self.visual.attnpool.positional_embedding, self.trained_grid, grid)
+
+    def run(
+        self, pixels: Float[Tensor, "B 3 h w"], method: DenseMethod, positions: Tensor | None
     ) -> tuple[Float[Tensor, "B R D"], Float[Tensor, "B D"]]:
+        assert positions is not None
         visual = self.visual
         features = visual.stem(pixels)
         for layer in (visual.layer1, visual.layer2, visual.layer3, visual.layer4):
@@ -182,7 +200,7 @@ class ResNetTower(Tower):
         pool = visual.attnpool
         x = features.flatten(2).transpose(1, 2)
         x = torch.cat([x.mean(1, keepdim=True), x], 1)
-        x = x + resample_positions(pool.positional_embedding, self.trained_grid, grid.size).to(x.dtype)
+        x = x + positions.to(x.dtype)
 
         heads = (pool.num_heads, -1)
         layers = (pool.q_proj, pool.k_proj, pool.v_proj)
