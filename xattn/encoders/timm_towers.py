@@ -163,7 +163,7 @@ class TimmVitTower(Tower):
         if isinstance(trunk, Eva):
             x, rope = trunk._pos_embed(x)
             return trunk.norm_pre(x), rope
-        x = x.flatten(1, 2)
+        x = x.reshape(x.shape[0], -1, x.shape[3])
         prefix = [token for token in (trunk.cls_token, trunk.reg_token) if token is not None]
         prefix = [token.expand(x.shape[0], -1, -1) for token in prefix]
         if positions is None:
@@ -176,9 +176,9 @@ class TimmVitTower(Tower):
 
     def project(self, tokens: Float[Tensor, "B R C"]) -> Float[Tensor, "B R D"]:
         """The head of a picture of that one token, which stands in every place the head looks at."""
-        sequences = tokens.flatten(0, 1)[:, None].expand(-1, self.num_prefix + 1, -1)
+        sequences = tokens.reshape(-1, 1, tokens.shape[2]).expand(-1, self.num_prefix + 1, -1)
         found = self.visual.head(self.visual.trunk.forward_head(sequences))
-        return found.unflatten(0, tokens.shape[:2])
+        return found.reshape(tokens.shape[0], -1, found.shape[1])
 
 
 class FeatureMapTower(Tower):

@@ -23,6 +23,7 @@ from xattn.encoders.dense import (
     DENSE_METHODS,
     DenseMethod,
     TokenGrid,
+    by_parts,
     last_block_tokens,
     read_values,
     resample_positions,
@@ -121,7 +122,6 @@ class VitTower(Tower):
         scaled_cosine = isinstance(block.attn, Attention) and block.attn.logit_scale is not None
         if scaled_cosine or getattr(self.visual, "attn_pool_contrastive", None) is not None:
             self.methods = ("plain",)  # other attention than the methods are made for
-        self.last = VitBlock(block)
 
     def positions(self, grid: Size) -> Tensor:
         return resample_positions(self.visual.positional_embedding, self.trained_grid, grid)
@@ -132,13 +132,19 @@ class VitTower(Tower):
         assert positions is not None
         visual = self.visual
         x = self.embedded(pixels, positions)
-        for block in visual.transformer.resblocks[:-1]:
-            x = block(x)
-        last = visual.transformer.resblocks[-1](x)
+        grid = TokenGrid(self.grid((pixels.shape[2], pixels.shape[3])), 1)
+        blocks = [VitBlock(block) for block in visual.transformer.resblocks]
+        for block in blocks[:-1]:
+            x = self._through(block, x, grid)
+        last = self._through(blocks[-1], x, grid)
         pooled, _ = visual._pool(last)
-        size = self.grid((pixels.shape[2], pixels.shape[3]))
-        tokens = last if method == "plain" else last_block_tokens(self.last, x, method, TokenGrid(size, 1))
+        tokens = last if method == "plain" else last_block_tokens(blocks[-1], x, method, grid)
         return self.project(tokens[:, 1:]), pooled if visual.proj is None else pooled @ visual.proj
+
+    def _through(self, block: VitBlock, x: Tensor, grid: TokenGrid) -> Tensor:
+        """The block as trained. Exported, it is put together from parts: torch's own attention would keep
+        the batch size it was exported with."""
+        return by_parts(block, x, grid) if torch.onnx.is_in_onnx_export() else block.plain(x)
 
     def embedded(
         self, pixels: Float[Tensor, "B 3 h w"], positions: Float[Tensor, "T C"]
