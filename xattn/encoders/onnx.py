@@ -42,7 +42,7 @@ def export_tower(tower: Tower, method: DenseMethod, path: Path) -> None:
     """
     if not isinstance(tower, VitTower | ResNetTower):
         raise CheckpointError(
-            "only open_clip's own ViT and ResNet towers can be exported, not those of timm"
+            "only open_clip's own towers, ViT and ResNet, can be exported, not those of timm"
         )
     _import("onnx", "exporting a model")
     weights = next(tower.visual.parameters())
@@ -102,7 +102,7 @@ class OnnxTower:
 
 
 def _versions(visual: nn.Module) -> list[tuple[int, int]]:
-    """Changes whenever a weight is replaced or written to. Weights made in inference mode count no writes."""
+    """Changes when a weight is replaced or written to; writes to inference tensors are not counted."""
     return [(id(p), -1 if p.is_inference() else p._version) for p in visual.parameters()]
 
 
