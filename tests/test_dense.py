@@ -20,7 +20,7 @@ from xattn.encoders.dense import (
 )
 from xattn.encoders.openclip import tower_of
 from xattn.encoders.timm_towers import TimmBlock, TimmVitTower
-from xattn.encoders.towers import Tower, VitBlock
+from xattn.encoders.towers import VitBlock
 
 GRID = TokenGrid((2, 3), num_prefix=1)
 
@@ -129,16 +129,16 @@ def test_positions_of_another_grid_lie_where_they_lay() -> None:
     assert resample_positions(positions, TokenGrid((3, 3), 1), (3, 3)) is positions
 
 
-def made_up_from_parts(tower: Tower, pixels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+def made_up_from_parts(tower: Any, pixels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """The last block's output twice: as trained, and from q, k, v by plain attention."""
     visual: Any = tower.visual
     if isinstance(tower, TimmVitTower):
-        x, rope = tower._embedded(pixels)
+        x, rope = tower.embedded(pixels, tower.positions((5, 7)))
         for block in visual.trunk.blocks[:-1]:
             x = block(x) if rope is None else block(x, rope=rope)
         last: Any = TimmBlock(visual.trunk.blocks[-1], rope)
     else:
-        x = tower._embedded(pixels)  # type: ignore[attr-defined]
+        x = tower.embedded(pixels, tower.positions((5, 7)))
         for block in visual.transformer.resblocks[:-1]:
             x = block(x)
         last = VitBlock(visual.transformer.resblocks[-1])

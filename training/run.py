@@ -35,6 +35,9 @@ from xattn.hubness import Hubness
 from xattn.model import Calibration, XAttnModel
 from xattn.types import Progress, RegionGrid
 
+BANK_BATCH = 96
+"""Pictures fused at once for the bank."""
+
 
 @dataclass(frozen=True, slots=True)
 class Places:
@@ -88,7 +91,14 @@ def run(
 
         _write(file, {"recipe": asdict(recipe), "pictures": len(pictures), "texts": len(texts)})
         train(model, table, sampler, recipe, log)
-        fill_banks(model, pictures, features, recipe)
+        fill_banks(
+            model,
+            pictures,
+            features,
+            bank_size=recipe.bank_size,
+            scale=recipe.bank_scale,
+            seed=recipe.seed,
+        )
         calibration = calibrate_on(model, kept, features, recipe)
         _write(file, {"calibration": asdict(calibration)})
     save_model(model, places.out, card=model_card(recipe, calibration, len(pictures), len(kept)))
@@ -149,18 +159,24 @@ def split_off(dataset: Dataset, recipe: Recipe) -> tuple[list[Picture], list[Pic
 
 @torch.inference_mode()
 def fill_banks(
-    model: XAttnModel, pictures: Sequence[Picture], features: Sequence[ViewFeatures], recipe: Recipe
+    model: XAttnModel,
+    pictures: Sequence[Picture],
+    features: Sequence[ViewFeatures],
+    *,
+    bank_size: int = 1000,
+    scale: float = 10.0,
+    seed: int = 0,
 ) -> None:
     """Gives the model its banks: some of the training pictures, whole, and one caption of each."""
     vision, _ = towers_of(model)
-    rng = random.Random(recipe.seed)
-    drawn = rng.sample(list(pictures), min(recipe.bank_size, len(pictures)))
+    rng = random.Random(seed)
+    drawn = rng.sample(list(pictures), min(bank_size, len(pictures)))
     captions = model.encode_texts([rng.choice(picture.captions) for picture in drawn])
     pooled = []
-    for start in range(0, len(drawn), recipe.batch_size):
-        rows = [picture.row for picture in drawn[start : start + recipe.batch_size]]
+    for start in range(0, len(drawn), BANK_BATCH):
+        rows = [picture.row for picture in drawn[start : start + BANK_BATCH]]
         pooled.append(gather(features, [0] * len(rows), rows, model.device).fused(vision.fusion)[1])
-    model.hubness = Hubness(model.dim, scale=recipe.bank_scale).to(model.device)
+    model.hubness = Hubness(model.dim, scale=scale).to(model.device)
     model.hubness.fill(captions, torch.cat(pooled))
 
 

@@ -69,6 +69,10 @@ def _load_directory(directory: Path, name: str) -> XAttnModel:
     else:
         model = build_model(config, read_tokenizer(directory / "tokenizer.json"), name=name)
     _load_weights(model, directory / "model.safetensors")
+    if "openclip" in config:
+        from xattn.pretrained import use_graph
+
+        use_graph(model, directory)
     return model
 
 

@@ -24,7 +24,7 @@ from training.own.loop import Log, Loop
 from training.own.settings import Settings, checked
 from training.own.state import State, load_trained, trained_state
 from training.own.validation import Validated, Validation
-from training.run import towers_of
+from training.run import fill_banks, towers_of
 from xattn.checkpoint import load_model, save_model
 from xattn.datasets import Dataset, load_dataset
 from xattn.encoders.text import SentenceEncoder
@@ -106,6 +106,7 @@ def run(
     state = loop.run()
     share, reference_note = _interpolated(prepared, start, state, settings)
     result = _result(prepared, state, share, reference_note)
+    fill_banks(model, prepared.batches.pictures, prepared.batches.features, seed=settings.seed)
     _calibrate(prepared, model)
     save_model(model, places.out, _card(settings, places, prepared.data, result), quantized=False)
     draw_curves(places.work / "log.jsonl", places.work / "curves.png")

@@ -76,6 +76,12 @@ def last_block_tokens(
     return x + block.feed_forward(x)
 
 
+def by_parts(block: LastBlock, x: Float[Tensor, "B T C"], grid: TokenGrid) -> Float[Tensor, "B T C"]:
+    """What `block.plain` gives, from the block's parts: for exporters that fused attention stops."""
+    x = x + block.merge(read_values(*block.project(x), "plain", grid, block.scale))
+    return x + block.feed_forward(x)
+
+
 def read_values(
     q: Float[Tensor, "B K T d"],
     k: Float[Tensor, "B K T d"],
@@ -88,12 +94,12 @@ def read_values(
     if method == "maskclip":
         return v
     if method == "clearclip":
-        return _softmax(q @ q.mT * scale, v)
+        return _softmax(q @ q.transpose(-2, -1) * scale, v)
     if method == "sclip":
-        return _softmax(q @ q.mT * scale, v) + _softmax(k @ k.mT * scale, v)
+        return _softmax(q @ q.transpose(-2, -1) * scale, v) + _softmax(k @ k.transpose(-2, -1) * scale, v)
     if method == "naclip":
-        return _softmax(k @ k.mT * scale + neighbourhood(grid).to(k), v)
-    return _softmax(q @ k.mT * scale, v)
+        return _softmax(k @ k.transpose(-2, -1) * scale + neighbourhood(grid).to(k), v)
+    return _softmax(q @ k.transpose(-2, -1) * scale, v)
 
 
 def _softmax(logits: Float[Tensor, "B K T T"], v: Float[Tensor, "B K T d"]) -> Float[Tensor, "B K T d"]:

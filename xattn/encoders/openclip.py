@@ -11,7 +11,8 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from math import log, sqrt
-from typing import Any, cast
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import torch
@@ -30,6 +31,9 @@ from xattn.encoders.timm_towers import timm_tower
 from xattn.encoders.towers import ResNetTower, Tower, VitTower
 from xattn.errors import CheckpointError
 from xattn.types import RegionGrid, Size
+
+if TYPE_CHECKING:
+    from xattn.encoders.onnx import OnnxTower
 
 LONGEST_ASPECT = 4.0
 """Pictures longer than this are squeezed to it: beyond, positions would be stretched out of all measure."""
@@ -112,6 +116,7 @@ class OpenClipVision(VisionEncoder):
         self.model_config = model_config
         self.visual = visual
         self._tower = tower_of(visual)
+        self._graph: OnnxTower | None = None
         if config.method not in ("auto", *self._tower.methods):
             raise CheckpointError(
                 f"this model cannot do the dense method {config.method!r}; it can do "
@@ -166,6 +171,30 @@ class OpenClipVision(VisionEncoder):
             return (_pixels(own),)
         return _pixels(own), regions
 
+    def export_onnx(self, path: Path) -> None:
+        """Writes the tower's graph; see `xattn.encoders.onnx`."""
+        from xattn.encoders.onnx import export_tower
+
+        export_tower(self._tower, self.method, path)
+
+    def use_onnx(self, path: Path) -> None:
+        """Encodes by an exported graph of these very weights, on a CPU and without gradients."""
+        from xattn.encoders.onnx import OnnxTower
+
+        self._graph = OnnxTower(path, self._tower)
+
+    def _through_tower(
+        self, pixels: Float[Tensor, "B 3 h w"]
+    ) -> tuple[Float[Tensor, "B R D"], Float[Tensor, "B D"]]:
+        if self._graph is not None and self._graph.usable(pixels):
+            return self._graph.encode(pixels)
+        return self._tower.encode(pixels, self.method)
+
+    def _own_pooled(self, pixels: Float[Tensor, "B 3 h w"]) -> Float[Tensor, "B D"]:
+        if self._graph is not None and self._graph.usable(pixels):
+            return self._graph.encode(pixels)[1]
+        return self._tower.pooled(pixels)
+
     def forward(self, batch: Sequence[Frames]) -> RegionGrid:
         """Pictures whose views have equal sizes are encoded together."""
         kinds: dict[tuple[Size, ...], list[int]] = {}
@@ -183,10 +212,10 @@ class OpenClipVision(VisionEncoder):
         if self.config.windows:
             regions, pooled = self._through_windows(view)
         else:
-            regions, pooled = self._tower.encode(view, self.method)
+            regions, pooled = self._through_tower(view)
             regions = F.normalize(regions.float(), dim=-1)
         if len(batch[0]) == 2:
-            pooled = self._tower.pooled(self.normalised([frames[0] for frames in batch]))
+            pooled = self._own_pooled(self.normalised([frames[0] for frames in batch]))
         return RegionGrid(regions, F.normalize(pooled.float(), dim=-1), (size,) * len(batch))
 
     def normalised(self, frames: Iterable[UInt8[Tensor, "3 h w"]]) -> Float[Tensor, "B 3 h w"]:
@@ -210,7 +239,7 @@ class OpenClipVision(VisionEncoder):
             for left in starts(columns, wide):
                 y, x = top * tower.cell[0], left * tower.cell[1]
                 window = view[:, :, y : y + tower.native[0], x : x + tower.native[1]]
-                regions, whole = tower.encode(window, self.method)
+                regions, whole = self._through_tower(window.contiguous())
                 place = slice(top, top + high), slice(left, left + wide)
                 total[:, *place] += F.normalize(regions.float(), dim=-1).unflatten(1, (high, wide))
                 count[place] += 1

@@ -20,9 +20,10 @@ from timm.models.vision_transformer import Block, VisionTransformer
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from xattn.encoders.dense import DenseMethod, TokenGrid, last_block_tokens
+from xattn.encoders.dense import DenseMethod, TokenGrid, last_block_tokens, resample_positions
 from xattn.encoders.towers import Tower
 from xattn.errors import CheckpointError
+from xattn.types import Size
 
 
 def timm_tower(visual: TimmModel) -> Tower:
@@ -131,11 +132,19 @@ class TimmVitTower(Tower):
         if not TimmBlock.known(trunk.blocks[-1]):
             self.methods = ("plain",)
 
-    def encode(
-        self, pixels: Float[Tensor, "B 3 h w"], method: DenseMethod
+    def positions(self, grid: Size) -> Tensor | None:
+        trunk = self.visual.trunk
+        if isinstance(trunk, Eva) or trunk.pos_embed is None:
+            return None
+        num_prefix = 0 if trunk.no_embed_class else self.num_prefix
+        trained = TokenGrid(tuple(trunk.patch_embed.grid_size), num_prefix)
+        return resample_positions(trunk.pos_embed[0], trained, grid)
+
+    def run(
+        self, pixels: Float[Tensor, "B 3 h w"], method: DenseMethod, positions: Tensor | None
     ) -> tuple[Float[Tensor, "B R D"], Float[Tensor, "B D"]]:
         trunk = self.visual.trunk
-        x, rope = self._embedded(pixels)
+        x, rope = self.embedded(pixels, positions)
         for block in trunk.blocks[:-1]:
             x = block(x) if rope is None else block(x, rope=rope)
         last = TimmBlock(trunk.blocks[-1], rope)
@@ -145,20 +154,31 @@ class TimmVitTower(Tower):
         pooled = self.visual.head(trunk.forward_head(trunk.norm(whole)))
         return self.project(trunk.norm(tokens[:, self.num_prefix :])), pooled
 
-    def _embedded(self, pixels: Float[Tensor, "B 3 h w"]) -> tuple[Float[Tensor, "B T C"], Tensor | None]:
+    def embedded(
+        self, pixels: Float[Tensor, "B 3 h w"], positions: Tensor | None
+    ) -> tuple[Float[Tensor, "B T C"], Tensor | None]:
         """Tokens that enter the blocks, and the rotary positions of their grid."""
         trunk = self.visual.trunk
         x = trunk.patch_embed(pixels)
         if isinstance(trunk, Eva):
             x, rope = trunk._pos_embed(x)
             return trunk.norm_pre(x), rope
-        return trunk.norm_pre(trunk.patch_drop(trunk._pos_embed(x))), None
+        x = x.reshape(x.shape[0], -1, x.shape[3])
+        prefix = [token for token in (trunk.cls_token, trunk.reg_token) if token is not None]
+        prefix = [token.expand(x.shape[0], -1, -1) for token in prefix]
+        if positions is None:
+            x = torch.cat([*prefix, x], 1)
+        elif trunk.no_embed_class:
+            x = torch.cat([*prefix, x + positions], 1)
+        else:
+            x = torch.cat([*prefix, x], 1) + positions
+        return trunk.norm_pre(trunk.patch_drop(trunk.pos_drop(x))), None
 
     def project(self, tokens: Float[Tensor, "B R C"]) -> Float[Tensor, "B R D"]:
         """The head of a picture of that one token, which stands in every place the head looks at."""
-        sequences = tokens.flatten(0, 1)[:, None].expand(-1, self.num_prefix + 1, -1)
+        sequences = tokens.reshape(-1, 1, tokens.shape[2]).expand(-1, self.num_prefix + 1, -1)
         found = self.visual.head(self.visual.trunk.forward_head(sequences))
-        return found.unflatten(0, tokens.shape[:2])
+        return found.reshape(tokens.shape[0], -1, found.shape[1])
 
 
 class FeatureMapTower(Tower):
@@ -180,8 +200,8 @@ class FeatureMapTower(Tower):
         stride = max(level["reduction"] for level in trunk.feature_info)
         self.cell = (stride, stride)
 
-    def encode(
-        self, pixels: Float[Tensor, "B 3 h w"], method: DenseMethod
+    def run(
+        self, pixels: Float[Tensor, "B 3 h w"], method: DenseMethod, positions: Tensor | None
     ) -> tuple[Float[Tensor, "B R D"], Float[Tensor, "B D"]]:
         trunk = self.visual.trunk
         features = trunk.forward_features(pixels)

@@ -23,6 +23,7 @@ from xattn.encoders.dense import (
     DENSE_METHODS,
     DenseMethod,
     TokenGrid,
+    by_parts,
     last_block_tokens,
     read_values,
     resample_positions,
@@ -56,11 +57,22 @@ class Tower(ABC):
         found = self.visual(pixels)
         return found[0] if isinstance(found, tuple) else found
 
-    @abstractmethod
+    def positions(self, grid: Size) -> Tensor | None:
+        """Position embeddings of a grid, where the tower has a table of them and nothing else."""
+        del grid
+        return None
+
     def encode(
         self, pixels: Float[Tensor, "B 3 h w"], method: DenseMethod
     ) -> tuple[Float[Tensor, "B R D"], Float[Tensor, "B D"]]:
         """Regions and pooled features, neither normalised, of one pass; at the native size `pooled`."""
+        return self.run(pixels, method, self.positions(self.grid((pixels.shape[2], pixels.shape[3]))))
+
+    @abstractmethod
+    def run(
+        self, pixels: Float[Tensor, "B 3 h w"], method: DenseMethod, positions: Tensor | None
+    ) -> tuple[Float[Tensor, "B R D"], Float[Tensor, "B D"]]:
+        """`encode` with the position embeddings of the pixels' grid, as `positions` gives them."""
 
 
 class VitBlock:
@@ -110,29 +122,37 @@ class VitTower(Tower):
         scaled_cosine = isinstance(block.attn, Attention) and block.attn.logit_scale is not None
         if scaled_cosine or getattr(self.visual, "attn_pool_contrastive", None) is not None:
             self.methods = ("plain",)  # other attention than the methods are made for
-        self.last = VitBlock(block)
 
-    def encode(
-        self, pixels: Float[Tensor, "B 3 h w"], method: DenseMethod
+    def positions(self, grid: Size) -> Tensor:
+        return resample_positions(self.visual.positional_embedding, self.trained_grid, grid)
+
+    def run(
+        self, pixels: Float[Tensor, "B 3 h w"], method: DenseMethod, positions: Tensor | None
     ) -> tuple[Float[Tensor, "B R D"], Float[Tensor, "B D"]]:
+        assert positions is not None
         visual = self.visual
-        x = self._embedded(pixels)
-        for block in visual.transformer.resblocks[:-1]:
-            x = block(x)
-        last = visual.transformer.resblocks[-1](x)
+        x = self.embedded(pixels, positions)
+        grid = TokenGrid(self.grid((pixels.shape[2], pixels.shape[3])), 1)
+        blocks = [VitBlock(block) for block in visual.transformer.resblocks]
+        for block in blocks[:-1]:
+            x = self._through(block, x, grid)
+        last = self._through(blocks[-1], x, grid)
         pooled, _ = visual._pool(last)
-        size = self.grid((pixels.shape[2], pixels.shape[3]))
-        tokens = last if method == "plain" else last_block_tokens(self.last, x, method, TokenGrid(size, 1))
+        tokens = last if method == "plain" else last_block_tokens(blocks[-1], x, method, grid)
         return self.project(tokens[:, 1:]), pooled if visual.proj is None else pooled @ visual.proj
 
-    def _embedded(self, pixels: Float[Tensor, "B 3 h w"]) -> Float[Tensor, "B T C"]:
-        """open_clip's `_embeds`, with positions resampled to the grid that the picture has."""
+    def _through(self, block: VitBlock, x: Tensor, grid: TokenGrid) -> Tensor:
+        """The block as trained. Exported, it is put together from parts: torch's own attention would keep
+        the batch size it was exported with."""
+        return by_parts(block, x, grid) if torch.onnx.is_in_onnx_export() else block.plain(x)
+
+    def embedded(
+        self, pixels: Float[Tensor, "B 3 h w"], positions: Float[Tensor, "T C"]
+    ) -> Float[Tensor, "B T C"]:
+        """open_clip's `_embeds`, with the positions of the grid that the picture has."""
         visual = self.visual
-        patches = visual.conv1(pixels)
-        size = patches.shape[2], patches.shape[3]
-        x = patches.flatten(2).transpose(1, 2)
-        x = torch.cat([visual.class_embedding.to(x.dtype).expand(len(x), 1, -1), x], 1)
-        positions = resample_positions(visual.positional_embedding, self.trained_grid, size)
+        x = visual.conv1(pixels).flatten(2).transpose(1, 2)
+        x = torch.cat([visual.class_embedding.to(x.dtype).expand(x.shape[0], 1, -1), x], 1)
         return visual.ln_pre(visual.patch_dropout(x + positions.to(x.dtype)))
 
     def project(self, tokens: Float[Tensor, "B R C"]) -> Float[Tensor, "B R D"]:
@@ -171,9 +191,13 @@ class ResNetTower(Tower):
         side = round((len(self.visual.attnpool.positional_embedding) - 1) ** 0.5)
         self.trained_grid = TokenGrid((side, side), num_prefix=1)
 
-    def encode(
-        self, pixels: Float[Tensor, "B 3 h w"], method: DenseMethod
+    def positions(self, grid: Size) -> Tensor:
+        return resample_positions(self.visual.attnpool.positional_embedding, self.trained_grid, grid)
+
+    def run(
+        self, pixels: Float[Tensor, "B 3 h w"], method: DenseMethod, positions: Tensor | None
     ) -> tuple[Float[Tensor, "B R D"], Float[Tensor, "B D"]]:
+        assert positions is not None
         visual = self.visual
         features = visual.stem(pixels)
         for layer in (visual.layer1, visual.layer2, visual.layer3, visual.layer4):
@@ -182,7 +206,7 @@ class ResNetTower(Tower):
         pool = visual.attnpool
         x = features.flatten(2).transpose(1, 2)
         x = torch.cat([x.mean(1, keepdim=True), x], 1)
-        x = x + resample_positions(pool.positional_embedding, self.trained_grid, grid.size).to(x.dtype)
+        x = x + positions.to(x.dtype)
 
         heads = (pool.num_heads, -1)
         layers = (pool.q_proj, pool.k_proj, pool.v_proj)

@@ -1,0 +1,83 @@
+"""ONNX Runtime against torch: time per picture of open_clip's towers, and whether they agree.
+
+    python benchmarks/openclip_onnx.py [--rounds N] [--batch N]
+
+Weights are random: time does not depend on them. Both run in the same process with the same number of
+threads, in turn; the ratio is that of the medians. What is timed is `Tower.encode` with the default dense
+method, which gives regions and pooled features. Writes benchmarks/results/openclip_onnx.json.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import subprocess
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+from statistics import median
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import onnxruntime
+import open_clip
+import torch
+
+from xattn.encoders.onnx import OnnxTower, export_tower
+from xattn.encoders.openclip import tower_of
+from xattn.encoders.openclip_models import build_clip
+
+RESULT = Path(__file__).parent / "results" / "openclip_onnx.json"
+ARCHITECTURES = ("ViT-B-32", "ViT-B-16")
+
+
+def measure(arch: str, batch: int, rounds: int) -> dict[str, Any]:
+    torch.manual_seed(0)
+    tower = tower_of(build_clip(open_clip.get_model_config(arch)).eval().visual)
+    method = tower.methods[0]
+    pixels = torch.randn(batch, 3, *tower.native)
+    with TemporaryDirectory() as folder, torch.inference_mode():
+        path = Path(folder, "vision.onnx")
+        with torch.inference_mode(False):
+            export_tower(tower, method, path)
+        graph = OnnxTower(path, tower)
+        runs = {"torch": lambda: tower.encode(pixels, method), "onnxruntime": lambda: graph.encode(pixels)}
+        (regions, pooled), (other_regions, other_pooled) = (run() for run in runs.values())
+        seconds: dict[str, list[float]] = {name: [] for name in runs}
+        for _ in range(rounds):
+            for name, run in runs.items():
+                start = time.perf_counter()
+                run()
+                seconds[name].append(time.perf_counter() - start)
+    milliseconds = {name: round(median(taken) / batch * 1000, 1) for name, taken in seconds.items()}
+    return {
+        "milliseconds_per_picture": milliseconds,
+        "torch_over_onnxruntime": round(median(seconds["torch"]) / median(seconds["onnxruntime"]), 3),
+        "lowest_cosine_pooled": torch.cosine_similarity(pooled, other_pooled, dim=-1).min().item(),
+        "lowest_cosine_regions": torch.cosine_similarity(regions, other_regions, dim=-1).min().item(),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--batch", type=int, default=4)
+    options = parser.parse_args()
+    commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout
+    result = {
+        "command": f"python benchmarks/openclip_onnx.py --rounds {options.rounds} --batch {options.batch}",
+        "commit": commit.strip(),
+        "date": datetime.now(UTC).date().isoformat(),
+        "device": f"CPU, {torch.get_num_threads()} threads, {platform.machine()}",
+        "torch": torch.__version__,
+        "onnxruntime": onnxruntime.__version__,
+        "models": {arch: measure(arch, options.batch, options.rounds) for arch in ARCHITECTURES},
+    }
+    RESULT.parent.mkdir(exist_ok=True)
+    RESULT.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+    print(json.dumps(result, indent=2))
+
+
+if __name__ == "__main__":
+    main()
