@@ -14,6 +14,7 @@ import json
 import platform
 import subprocess
 import time
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from statistics import median
@@ -34,7 +35,7 @@ ARCHITECTURES = ("ViT-B-32", "ViT-B-16")
 
 def measure(arch: str, batch: int, rounds: int) -> dict[str, Any]:
     torch.manual_seed(0)
-    tower = tower_of(build_clip(open_clip.get_model_config(arch)).eval().visual)
+    tower = tower_of(build_clip(open_clip.get_model_config(arch)).eval().get_submodule("visual"))
     method = tower.methods[0]
     pixels = torch.randn(batch, 3, *tower.native)
     with TemporaryDirectory() as folder, torch.inference_mode():
@@ -42,7 +43,10 @@ def measure(arch: str, batch: int, rounds: int) -> dict[str, Any]:
         with torch.inference_mode(False):
             export_tower(tower, method, path)
         graph = OnnxTower(path, tower)
-        runs = {"torch": lambda: tower.encode(pixels, method), "onnxruntime": lambda: graph.encode(pixels)}
+        runs: dict[str, Callable[[], Any]] = {
+            "torch": lambda: tower.encode(pixels, method),
+            "onnxruntime": lambda: graph.encode(pixels),
+        }
         (regions, pooled), (other_regions, other_pooled) = (run() for run in runs.values())
         seconds: dict[str, list[float]] = {name: [] for name in runs}
         for _ in range(rounds):
