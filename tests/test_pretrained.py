@@ -206,6 +206,13 @@ def test_a_folder_is_indexed_and_searched_by_name(weights: Path, tmp_path: Path)
             "1.png": (6, 4),
             "2.png": (5, 5),
         }
+        paths, vectors = engine.embeddings()
+    loaded = tiny_clip("vit")
+    transform = image_transform_v2(PreprocessCfg(**loaded.preprocess_config), is_train=False)
+    pixels = torch.stack([transform(Image.open(path)) for path in paths])
+    with torch.inference_mode():
+        own = loaded.clip.encode_image(pixels, normalize=True)
+    torch.testing.assert_close(torch.from_numpy(vectors), own, atol=1e-5, rtol=1e-5)
     with pytest.raises(IndexMismatch), xattn.open(tmp_path / "index", f"{name}?method=naclip"):
         pass
 
