@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import platform
 import subprocess
 import time
@@ -69,6 +70,8 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=4)
     options = parser.parse_args()
     commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout
+    load_before = os.getloadavg()[0]
+    models = {arch: measure(arch, options.batch, options.rounds) for arch in ARCHITECTURES}
     result = {
         "command": f"python benchmarks/openclip_onnx.py --rounds {options.rounds} --batch {options.batch}",
         "commit": commit.strip(),
@@ -76,7 +79,9 @@ def main() -> None:
         "device": f"CPU, {torch.get_num_threads()} threads, {platform.machine()}",
         "torch": torch.__version__,
         "onnxruntime": onnxruntime.__version__,
-        "models": {arch: measure(arch, options.batch, options.rounds) for arch in ARCHITECTURES},
+        # Above the number of cores: other work was running, and single times mean little.
+        "load_average": {"before": round(load_before, 1), "after": round(os.getloadavg()[0], 1)},
+        "models": models,
     }
     RESULT.parent.mkdir(exist_ok=True)
     RESULT.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")

@@ -381,3 +381,17 @@ def test_output_that_its_encoding_cannot_hold():
     env = {**os.environ, "PYTHONIOENCODING": "ascii"}
     printed = subprocess.check_output([sys.executable, "-c", code], env=env)
     assert printed == b"1\ta\\u6f22.jpg" + os.linesep.encode()
+
+
+def test_embeddings_are_written_with_their_paths(indexed, tmp_path):
+    result = run("embeddings", tmp_path / "all.npy")
+    assert result.exit_code == 0
+    assert "2 embeddings" in result.stdout
+    paths = [json.loads(line) for line in (tmp_path / "all.jsonl").read_text().splitlines()]
+    vectors = np.load(tmp_path / "all.npy")
+    model = color_model()
+    for path, vector in zip(paths, vectors, strict=True):
+        own = model.encode_images([Image.open(path)]).pooled[0].numpy()
+        np.testing.assert_allclose(vector, own, atol=1e-6)
+    failed_usage = run("embeddings", tmp_path / "all.txt")
+    assert failed_usage.exit_code == 2

@@ -9,6 +9,8 @@ from typing import Any
 import open_clip
 import pytest
 import torch
+from open_clip.transform import PreprocessCfg, image_transform_v2
+from PIL import Image
 from safetensors.torch import save_file
 from tiny_clip import noise, tiny_clip, tiny_config
 
@@ -204,6 +206,13 @@ def test_a_folder_is_indexed_and_searched_by_name(weights: Path, tmp_path: Path)
             "1.png": (6, 4),
             "2.png": (5, 5),
         }
+        paths, vectors = engine.embeddings()
+    loaded = tiny_clip("vit")
+    transform = image_transform_v2(PreprocessCfg(**loaded.preprocess_config), is_train=False)
+    pixels = torch.stack([transform(Image.open(path)) for path in paths])
+    with torch.inference_mode():
+        own = loaded.clip.encode_image(pixels, normalize=True)
+    torch.testing.assert_close(torch.from_numpy(vectors), own, atol=1e-5, rtol=1e-5)
     with pytest.raises(IndexMismatch), xattn.open(tmp_path / "index", f"{name}?method=naclip"):
         pass
 
@@ -214,3 +223,45 @@ def test_templates_are_clips_own() -> None:
     assert len(templates_of("imagenet", "ViT-B-16")) == 80
     assert templates_of("imagenet", "x")[0] == "a bad photo of a {}."
     assert templates_of("photo", "hf-hub:timm/ViT-B-16-SigLIP") == ("This is a photo of {}.",)
+
+
+def test_evaluation_finds_open_clips_own_recall(weights: Path, tmp_path: Path) -> None:
+    """Stage 1 alone on a COCO file beside its pictures, as the documented command runs it, against recall
+    counted on open_clip's own embeddings."""
+    from xattn.evaluation import evaluate, load_dataset
+
+    listed, annotations = [], []
+    for i in range(9):
+        noise(48 + i, 64 - i, i).save(tmp_path / f"{i}.png")
+        listed.append({"id": i, "file_name": f"{i}.png", "height": 48 + i, "width": 64 - i})
+        for j in range(5):
+            annotations.append(
+                {"id": 5 * i + j, "image_id": i, "caption": f"{'abcdefghi'[i]} thing {j * 37}"}
+            )
+    file = tmp_path / "coco_test_karpathy.json"
+    file.write_text(json.dumps({"images": listed, "annotations": annotations}))
+    report = evaluate(load_model(f"openclip:tiny-vit@{weights}", device="cpu"), load_dataset(file))
+    found = {
+        (figure.group, figure.measure): figure.value.value
+        for figure in report.figures
+        if figure.subject == "pooled alone"
+    }
+
+    loaded = tiny_clip("vit")
+    transform = image_transform_v2(PreprocessCfg(**loaded.preprocess_config), is_train=False)
+    pixels = torch.stack([transform(Image.open(tmp_path / f"{i}.png").convert("RGB")) for i in range(9)])
+    with torch.inference_mode():
+        images = loaded.clip.encode_image(pixels, normalize=True)
+        texts = loaded.clip.encode_text(
+            loaded.tokenizer([a["caption"] for a in annotations]), normalize=True
+        )
+    similar = images @ texts.T
+    owner = torch.arange(45) // 5
+    for k in (1, 5):
+        pictures = similar.topk(k, dim=0).indices
+        captions = owner[similar.topk(k, dim=1).indices]
+        text_to_image = (pictures == owner).any(0).float().mean().item()
+        image_to_text = (captions == torch.arange(9)[:, None]).any(1).float().mean().item()
+        assert found["text → image", f"recall@{k}"] == pytest.approx(text_to_image, abs=1e-6)
+        assert found["image → text", f"recall@{k}"] == pytest.approx(image_to_text, abs=1e-6)
+        assert 0 < text_to_image < 1

@@ -5,6 +5,7 @@ Nothing heavy is imported before a command runs, so that help and usage errors a
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import sys
@@ -221,6 +222,32 @@ def info(index_dir: IndexDir = DEFAULT_INDEX, model: ModelName = "default", as_j
         terminal.print_json(terminal.info_record(found))
     else:
         terminal.print_info(found)
+
+
+@app.command()
+def embeddings(
+    output: Annotated[
+        Path, typer.Argument(metavar="OUT.npy", dir_okay=False, help="File for them, float32 [N, D].")
+    ],
+    index_dir: IndexDir = DEFAULT_INDEX,
+    model: ModelName = "default",
+) -> None:
+    """Write every picture's embedding to a NumPy file, and the paths to a file beside it.
+
+    Line i of OUT.jsonl is the path of row i, as a JSON string. With an open_clip model these are its own image embeddings.
+    """
+    if output.suffix != ".npy":
+        raise typer.BadParameter(f"{output} must end in .npy", param_hint="OUT.npy")
+    _check_folder(output, "OUT.npy")
+    with _opened(index_dir, model) as engine:
+        paths, vectors = engine.embeddings()
+    import numpy as np
+
+    np.save(output, vectors)
+    # Names of files may hold a line break: as JSON strings they take one line each.
+    lines = "".join(json.dumps(os.fspath(path)) + "\n" for path in paths)
+    output.with_suffix(".jsonl").write_text(lines, encoding="utf-8")
+    terminal.out.print(f"{len(paths)} embeddings written to {output}")
 
 
 @app.command()

@@ -117,6 +117,22 @@ class Engine:
                 format_version=FORMAT_VERSION,
             )
 
+    def embeddings(self) -> tuple[list[Path], Float[np.ndarray, "N D"]]:
+        """Every picture's path and pooled embedding, float32 of unit norm, to exchange with other tools.
+
+        With a model of open_clip these are its own image embeddings.
+        """
+        catalogue = self._store.catalogue
+        paths: list[Path] = []
+        vectors = [np.zeros((0, catalogue.identity.dim), np.float32)]
+        with catalogue.snapshot():
+            for ids, held in catalogue.vectors_from(0):
+                pictures = catalogue.pictures_of(ids.tolist())
+                paths += [picture.path for picture in pictures]
+                rows = np.searchsorted(ids, [picture.content_id for picture in pictures])
+                vectors.append(held[rows])
+        return paths, np.concatenate(vectors)
+
     # --- writing ------------------------------------------------------------------------------------
 
     def add(

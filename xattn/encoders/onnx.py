@@ -96,9 +96,8 @@ class OnnxTower:
     def encode(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
         """As `Tower.encode`, with the method that was exported."""
         positions = self._tower.positions(self._tower.grid((pixels.shape[2], pixels.shape[3])))
-        inputs = {"pixels": pixels.numpy()}
-        if positions is not None:
-            inputs["positions"] = positions.numpy()
+        assert positions is not None  # `export_tower` takes only towers that have a table
+        inputs = {"pixels": pixels.numpy(), "positions": positions.numpy()}
         regions, pooled = self._session.run(None, inputs)
         return torch.from_numpy(regions), torch.from_numpy(pooled)
 
