@@ -234,7 +234,8 @@ def embeddings(
 ) -> None:
     """Write every picture's embedding to a NumPy file, and the paths to a file beside it.
 
-    Line i of OUT.jsonl is the path of row i, as a JSON string. With an open_clip model these are its own image embeddings.
+    Line i of OUT.jsonl is the path of row i, as a JSON string. With an open_clip model these are its own
+    image embeddings.
     """
     if output.suffix != ".npy":
         raise typer.BadParameter(f"{output} must end in .npy", param_hint="OUT.npy")
