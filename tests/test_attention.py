@@ -149,3 +149,27 @@ def test_empty_batches() -> None:
     assert attention.explain(regions[:0], texts).cosine.shape == (0, 4)
     assert attention.explain(regions, texts[:0]).cosine.shape == (3, 0)
     assert attention.cosine(regions[:0], texts).shape == (0, 4)
+
+
+def test_identity_attention_reads_by_cosine_and_explains_itself():
+    torch.manual_seed(0)
+    attention = CrossAttention.identity(6, temperature=20.0)
+    regions, texts = 3 * torch.randn(2, 5, 6), torch.nn.functional.normalize(torch.randn(3, 6), dim=-1)
+    mask = torch.tensor([[True] * 5, [True, True, True, False, False]])
+    with torch.no_grad():
+        found = attention(regions, texts, mask)
+        explained = attention.explain(regions, texts, mask)
+    unit = regions / regions.norm(dim=-1, keepdim=True)
+    odds = (20 * torch.einsum("nd,brd->bnr", texts, unit)).exp() * mask[:, None]
+    weights = odds / (1 + odds.sum(-1, keepdim=True))  # null stands at cosine 0
+    torch.testing.assert_close(found.weights[:, :, 0], weights, atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(explained.weights, weights, atol=1e-5, rtol=1e-4)
+    output = torch.einsum("bnr,brd->bnd", weights, unit)
+    torch.testing.assert_close(found.output, output, atol=1e-5, rtol=1e-4)
+    cosine = torch.cosine_similarity(output, texts, dim=-1)
+    torch.testing.assert_close(explained.cosine, cosine, atol=1e-5, rtol=1e-4)
+
+
+def test_unknown_norms_are_refused():
+    with pytest.raises(ValueError, match="valid are layer, unit"):
+        CrossAttention(6, 2, norm="batch")

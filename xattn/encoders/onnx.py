@@ -97,7 +97,7 @@ class OnnxTower:
         """As `Tower.encode`, with the method that was exported."""
         positions = self._tower.positions(self._tower.grid((pixels.shape[2], pixels.shape[3])))
         assert positions is not None  # `export_tower` takes only towers that have a table
-        inputs = {"pixels": pixels.numpy(), "positions": positions.numpy()}
+        inputs = {"pixels": pixels.numpy(), "positions": positions.detach().numpy()}
         regions, pooled = self._session.run(None, inputs)
         return torch.from_numpy(regions), torch.from_numpy(pooled)
 

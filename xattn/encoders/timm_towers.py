@@ -64,8 +64,10 @@ class TimmBlock:
             qkv = F.linear(x, attention.qkv.weight, bias)
             q, k, v = qkv.unflatten(-1, (3, attention.num_heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
         else:
-            layers = (attention.q_proj, attention.k_proj, attention.v_proj)
-            q, k, v = (layer(x).unflatten(-1, (-1, attention.head_dim)).transpose(1, 2) for layer in layers)
+            heads = attention.num_heads, getattr(attention, "num_kv_heads", attention.num_heads)
+            q = attention.q_proj(x).unflatten(-1, (heads[0], -1)).transpose(1, 2)
+            k = attention.k_proj(x).unflatten(-1, (heads[1], -1)).transpose(1, 2)
+            v = attention.v_proj(x).unflatten(-1, (heads[1], -1)).transpose(1, 2)
         q, k = self._rotated(attention.q_norm(q)), self._rotated(attention.k_norm(k))
         shared = q.shape[1] // k.shape[1]  # heads to one key, in grouped-query attention
         return q, k.repeat_interleave(shared, 1), v.repeat_interleave(shared, 1)
@@ -75,7 +77,8 @@ class TimmBlock:
             return x
         attention = self.block.attn
         first = attention.num_prefix_tokens
-        rotated = apply_rot_embed_cat(x[:, :, first:], self.rope, half=attention.rotate_half)
+        half = {"half": True} if getattr(attention, "rotate_half", False) else {}  # new in timm
+        rotated = apply_rot_embed_cat(x[:, :, first:], self.rope, **half)
         return torch.cat([x[:, :, :first], rotated], 2).to(x.dtype)
 
     def merge(self, read: Tensor) -> Tensor:
