@@ -50,7 +50,8 @@ On {num_pictures} captioned photos of COCO (captions and boxes: CC BY 4.0) with 
 RefCOCOS. Left out: the sample photos that xattn shows, every photo of the `dev` split, and
 {num_held_out} photos on which the probabilities were calibrated. Losses: symmetric InfoNCE of captions
 against the pooled embedding and against the cross-attention's output, over all pairs of a batch;
-attention held to the boxes of categories and phrases; attention held to null for absent categories.
+the same over both together and over how little attention goes to null; attention held to the boxes of
+categories and phrases; attention held to null for absent categories.
 
     python -m training {name} --data DIR --out DIR
 
