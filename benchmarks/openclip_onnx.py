@@ -1,6 +1,6 @@
 """ONNX Runtime against torch: time per picture of open_clip's towers, and whether they agree.
 
-    python benchmarks/openclip_onnx.py [--rounds N] [--batch N] [--threads N]
+    python -m benchmarks.openclip_onnx [--rounds N] [--batch N] [--threads N]
 
 Weights are random: time does not depend on them. Both run in the same process with the same number of
 threads, in turn. What is timed is `Tower.encode` with the default dense method, which gives regions and
@@ -14,11 +14,8 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
-import subprocess
 import time
 from collections.abc import Callable
-from datetime import UTC, datetime
 from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory
@@ -28,11 +25,11 @@ import onnxruntime
 import open_clip
 import torch
 
+from benchmarks.record import keep
 from xattn.encoders.onnx import OnnxTower, export_tower
 from xattn.encoders.openclip import tower_of
 from xattn.encoders.openclip_models import build_clip
 
-RESULT = Path(__file__).parent / "results" / "openclip_onnx.json"
 ARCHITECTURES = ("ViT-B-32", "ViT-B-16")
 
 
@@ -79,24 +76,13 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout
     load_before = os.getloadavg()[0]
     models = {arch: measure(arch, options.batch, options.rounds) for arch in ARCHITECTURES}
-    result = {
-        "command": "python benchmarks/openclip_onnx.py "
-        f"--rounds {options.rounds} --batch {options.batch} --threads {options.threads}",
-        "commit": commit.strip(),
-        "date": datetime.now(UTC).date().isoformat(),
-        "device": f"CPU, {torch.get_num_threads()} threads, {platform.machine()}",
-        "torch": torch.__version__,
-        "onnxruntime": onnxruntime.__version__,
-        # Above the number of cores: other work was running, and single times mean little.
-        "load_average": {"before": round(load_before, 1), "after": round(os.getloadavg()[0], 1)},
-        "models": models,
-    }
-    RESULT.parent.mkdir(exist_ok=True)
-    RESULT.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
-    print(json.dumps(result, indent=2))
+    # Above the number of cores: other work was running, and single times mean little.
+    load = {"before": round(load_before, 1), "after": round(os.getloadavg()[0], 1)}
+    found = {"onnxruntime": onnxruntime.__version__, "load_average": load, "models": models}
+    keep("openclip_onnx", found)
+    print(json.dumps(found, indent=2))
 
 
 if __name__ == "__main__":
