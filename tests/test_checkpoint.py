@@ -87,26 +87,31 @@ def test_mixed_shapes_keep_their_order_and_give_what_each_gives_alone(model: XAt
 
 def test_training_batches_of_mixed_shapes_give_what_encoding_gives(model: XAttnModel) -> None:
     """`Fusion` with padding and masks, as training calls it, against one shape at a time."""
-    from xattn.encoders.fusion import upsampling
+    from xattn.encoders.fusion import TowerFeatures, upsampling
 
     vision = model.vision
     assert isinstance(vision, HybridEncoder)
     batch = pictures()[:3]
-    tokens, cells = torch.zeros(3, 197, 384), torch.zeros(3, 88, 1280)
-    prior, resample = torch.zeros(3, 89, 384), torch.zeros(3, 196, 88)
-    colors, mask = torch.zeros(3, 196, 6), torch.zeros(3, 196, dtype=torch.bool)
+    padded = TowerFeatures(
+        cells=torch.zeros(3, 144, 1280),
+        textures=torch.zeros(3, 196, 120),
+        tokens=torch.zeros(3, 197, 384),
+        early=torch.zeros(3, 197, 384),
+        prior=torch.zeros(3, 145, 384),
+        colors=torch.zeros(3, 196, 6),
+    )
+    resample, mask = torch.zeros(3, 196, 144), torch.zeros(3, 196, dtype=torch.bool)
     with torch.inference_mode():
         for i, picture in enumerate(batch):
             shape = nearest_shape((picture.height, picture.width))
             vit, conv = vision.preprocess(picture)
-            found, cell, color = vision.features(vit[None], conv[None])
-            tokens[i, : found.shape[1]], cells[i, : cell.shape[1]] = found[0], cell[0]
-            prior[i, : cell.shape[1] + 1] = vision.fusion.class_prior(cell, vision.conv.classifier)[0]
-            count = shape.grid[0] * shape.grid[1]
-            colors[i, :count] = color[0]
-            resample[i, :count, : cell.shape[1]] = upsampling(shape.conv_grid, shape.grid)
+            for row, found in zip(padded, vision.features(vit[None], conv[None]), strict=True):
+                row[i, : found.shape[1]] = found[0]
+            matrix = upsampling(shape.conv_grid, shape.grid)
+            count = matrix.shape[0]
+            resample[i, :count, : matrix.shape[1]] = matrix
             mask[i, :count] = True
-        regions, pooled = vision.fusion(tokens, cells, prior, colors, resample, mask)
+        regions, pooled = vision.fusion(padded, resample, mask)
     expected = model.encode_images(batch)
     torch.testing.assert_close(regions * mask[..., None], expected.regions, atol=1e-3, rtol=1e-3)
     torch.testing.assert_close(pooled, expected.pooled, atol=1e-4, rtol=1e-3)

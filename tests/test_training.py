@@ -24,12 +24,13 @@ from torch.nn import functional as F
 from training import towers
 from training.__main__ import main
 from training.batches import Sampler, gather, text_table
-from training.calibrate import fit_platt
+from training.calibrate import fit_platt, nothing_below
 from training.data import Dataset, read_credited, read_dataset
 from training.features import MAX_REGIONS, ViewFeatures, cached_features
 from training.loop import Objective
 from training.recipes import changed, default
-from training.run import split_off, towers_of, untrained
+from training.run import split_off, untrained
+from training.towers import towers_of
 from training.views import View, cell_cover, views_of
 from xattn.attention import attention_weights
 from xattn.checkpoint import load_model
@@ -288,7 +289,7 @@ def test_features_go_on_where_they_stopped(
     assert sum(encoded) == 1
     assert seen == [(done, 7) for done in range(1, 8)]
     kept = [picture.row for picture in dataset.pictures[:6]]
-    np.testing.assert_array_equal(again[0].conv[kept], features[0].conv[kept])
+    np.testing.assert_array_equal(again[0].arrays["cells"][kept], features[0].arrays["cells"][kept])
     assert not again[0].grid[0].any(), "the sample's row was computed"
 
 
@@ -360,7 +361,7 @@ def test_the_same_seed_draws_the_same_batches(sampler: Callable[[], Sampler]) ->
         for a, b in zip(one.epoch(), two.epoch(), strict=True):
             assert torch.equal(a.captions, b.captions)
             assert torch.equal(a.cover, b.cover)
-            assert torch.equal(a.pictures.cells, b.pictures.cells)
+            assert torch.equal(a.pictures.features.cells, b.pictures.features.cells)
 
 
 def test_own_weights_are_those_of_the_attention(
@@ -408,6 +409,19 @@ def test_platt_by_hand() -> None:
     # A matched pair weighs 0.05, another 0.2: (3·0.05·5/6 + 0.2/6)/0.35 at 1, (0.05·5/6 + 0.6/6)/0.65 at 0.
     assert 1 / (1 + math.exp(-bias)) == pytest.approx((0.05 * 5 / 6 + 0.6 / 6) / 0.65, abs=1e-4)
     assert 1 / (1 + math.exp(-bias - scale)) == pytest.approx((0.15 * 5 / 6 + 0.2 / 6) / 0.35, abs=1e-4)
+
+
+def test_nothing_below_by_hand() -> None:
+    # Three texts, each with its own picture in its row. Best with it there: 0.9, 0.5, 0.3; without: 0.4,
+    # 0.2, 0.3 (by the wrong picture, both times).
+    probabilities = np.array([[0.9, 0.2, 0.1], [0.4, 0.5, 0.3], [0.3, 0.1, 0.2]])
+    matched = np.eye(3, dtype=bool)
+    # Below 0.3 one absent; at 0.4 two absent and one present; at 0.5 three and one; at 0.9 three and two.
+    assert nothing_below(probabilities, matched, 1.0) == 0.3
+    assert nothing_below(probabilities, matched, 0.75) == 0.5
+    assert nothing_below(probabilities, matched, 0.5) == 0.9
+    # Where the wrong pictures always win, nothing can be said.
+    assert nothing_below(1 - probabilities, matched, 0.9) == 0.0
 
 
 def test_platt_survives_what_separates_and_what_misleads() -> None:

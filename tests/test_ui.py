@@ -239,8 +239,8 @@ def evil_snippets() -> list[str]:
         snippets.legend(view),
         snippets.region(view, view.shown(None)),
         snippets.sums(view),
-        snippets.summary(EVIL, [0.5], 3, 0.1),
-        snippets.summary(EVIL, [0.01], 3, 0.1),
+        snippets.summary(EVIL, [0.5], 3, 0.1, 0.1),
+        snippets.summary(EVIL, [0.01], 3, 0.1, 0.1),
         snippets.welcome(3, EVIL, samples=True),
         snippets.status(Status("failed", EVIL)),
         snippets.status(Status("indexing", EVIL, 1, 2)),
@@ -286,9 +286,9 @@ def test_a_region_tells_weight_and_contribution(view):
 
 
 def test_a_poor_best_match_is_called_nothing():
-    assert "Probably nothing" in snippets.summary("x", [0.02, 0.01], 9, 0.01)
-    assert "Probably nothing" not in snippets.summary("x", [0.6, 0.01], 9, 0.01)
-    assert "no pictures yet" in snippets.summary("x", [], 0, 0.01)
+    assert "Probably nothing" in snippets.summary("x", [0.2, 0.01], 9, 0.01, 0.3)
+    assert "Probably nothing" not in snippets.summary("x", [0.2, 0.01], 9, 0.01, 0.1)
+    assert "no pictures yet" in snippets.summary("x", [], 0, 0.01, 0.1)
 
 
 # --- the engine behind the page -------------------------------------------------------------------------

@@ -6,6 +6,7 @@
     views       crops of a picture, and where its boxes land in them
     features    what the frozen towers say of every picture and view, kept on disk
     batches     random batches of those features, with the texts that go with them
+    alignment   where training starts
     loop        the training itself
     calibrate   cosines → probabilities
     run         all of it in order

@@ -15,7 +15,7 @@ from training.data import Dataset, Picture
 from training.features import MAX_CELLS, MAX_REGIONS, ViewFeatures
 from training.recipes import Recipe
 from training.views import cell_cover
-from xattn.encoders.fusion import Fusion, upsampling
+from xattn.encoders.fusion import Fusion, TowerFeatures, upsampling
 from xattn.encoders.text import SentenceEncoder
 from xattn.encoders.vision import SHAPES
 from xattn.types import Size
@@ -28,20 +28,17 @@ MIN_COVER = 0.25
 class PictureFeatures:
     """The fusion's inputs for B pictures of any mix of shapes, padded with zeros; mask: True = real.
 
-    T = 1 + R tokens, S = 1 + P places; sizes: (H, W) of each grid
+    sizes: (H, W) of each grid
     """
 
-    tokens: Float[Tensor, "B T V"]
-    cells: Float[Tensor, "B P C"]
-    prior: Float[Tensor, "B S text"]
-    colors: Float[Tensor, "B R 6"]
+    features: TowerFeatures
     resample: Float[Tensor, "B R P"]
     mask: Bool[Tensor, "B R"]
     sizes: tuple[Size, ...]
 
     def fused(self, fusion: Fusion) -> tuple[Float[Tensor, "B R D"], Float[Tensor, "B D"]]:
         """(regions, pooled)"""
-        return fusion(self.tokens, self.cells, self.prior, self.colors, self.resample, self.mask)
+        return fusion(self.features, self.resample, self.mask)
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,8 +79,9 @@ def gather(
     sizes = tuple(features[view].size(row) for view, row in zip(views, rows, strict=True))
 
     def stack(name: str) -> Tensor:
-        arrays = [getattr(view, name) for view in features]
-        stacked = np.stack([arrays[view][row] for view, row in zip(views, rows, strict=True)])
+        stacked = np.stack(
+            [features[view].arrays[name][row] for view, row in zip(views, rows, strict=True)]
+        )
         return torch.from_numpy(stacked).to(device).float()
 
     resample = torch.zeros(len(rows), MAX_REGIONS, MAX_CELLS)
@@ -93,15 +91,8 @@ def gather(
         num_regions, num_cells = matrices[size].shape
         resample[index, :num_regions, :num_cells] = matrices[size]
         mask[index, :num_regions] = True
-    return PictureFeatures(
-        stack("vit"),
-        stack("conv"),
-        stack("prior"),
-        stack("colors"),
-        resample.to(device),
-        mask.to(device),
-        sizes,
-    )
+    found = TowerFeatures(*map(stack, TowerFeatures._fields))
+    return PictureFeatures(found, resample.to(device), mask.to(device), sizes)
 
 
 class Sampler:

@@ -13,6 +13,8 @@ from scipy.special import expit
 from xattn.model import Calibration, XAttnModel
 from xattn.types import RegionGrid
 
+NOTHING_PRECISION = 0.8
+"""How often a search that says it probably found nothing shall be right, at the least."""
 MIN_SCALE = 0.01
 """A score must rise with the cosine, however little the model has learned."""
 
@@ -45,6 +47,25 @@ def fit_platt(
     return float(found.x[0]), float(found.x[1])
 
 
+def nothing_below(
+    probabilities: Float[np.ndarray, "B N"], matched: Bool[np.ndarray, "B N"], precision: float
+) -> float:
+    """The highest threshold on a search's best match below which, in at least `precision` of the cases,
+    the searched picture is not there; 0 if there is none.
+
+    Each text is searched twice, among all pictures and with its own taken out. The others may well show
+    what it says: the precision is a lower bound.
+    """
+    present = probabilities.max(0)
+    absent = np.where(matched, 0.0, probabilities).max(0)
+    best = 0.0
+    for threshold in np.unique(np.concatenate([present, absent])):
+        right, wrong = (absent < threshold).sum(), (present < threshold).sum()
+        if right and right / (right + wrong) >= precision:
+            best = float(threshold)
+    return best
+
+
 @torch.inference_mode()
 def calibrate(
     model: XAttnModel,
@@ -63,5 +84,7 @@ def calibrate(
     model.calibration = Calibration(logit_scale=1.0, logit_bias=0.0, pooled_weight=pooled_weight)
     cosines = model.score(pictures, texts).cpu().double().numpy()
     scale, bias = fit_platt(cosines.ravel(), matched.ravel(), matched_share)
-    model.calibration = replace(model.calibration, logit_scale=scale, logit_bias=bias)
+    found = replace(model.calibration, logit_scale=scale, logit_bias=bias)
+    threshold = nothing_below(expit(scale * cosines + bias), matched, NOTHING_PRECISION)
+    model.calibration = replace(found, nothing_below=threshold)
     return model.calibration

@@ -69,7 +69,9 @@ where hubness is what the picture matches with any text and the text with any pi
 {bank_size} of the training photos and a caption of each (Bogolin et al. 2022). Scale and bias were
 fitted on captions of the held-out photos against all of them (Platt 1999). The probability supposes that
 {share:.0%} of the pairs of picture and text that it is asked about match; the order of results does not
-depend on that. For quality on the `dev` photos, run `xattn evaluate`.
+depend on that. A search whose best match is less probable than {nothing_below:.3f} says that it probably
+found nothing: on the held-out photos that was right four times in five. For quality on the `dev` photos,
+run `xattn evaluate`.
 
 ## Limits
 

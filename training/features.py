@@ -2,12 +2,14 @@
 
 A cache directory holds, for each split and view, memory-mapped arrays with one row per record:
 
-    {split}_{view}_conv.npy    float16 [records, 88, 1280]   cells of the convolutional net, then zeros
-    {split}_{view}_vit.npy     float16 [records, 197, 384]   class token and patches, then zeros
-    {split}_{view}_prior.npy   float16 [records, 89, 384]    class prior: whole picture, cells, then zeros
-    {split}_{view}_colors.npy  float16 [records, 196, 6]     of the patches, then zeros
-    {split}_{view}_grid.npy    int16 [records, 2]            (H, W) of the regions; (0, 0): not done yet
-    {split}.json               of which pictures and towers they are
+    {split}_{view}_cells.npy     float16 [records, 144, 1280]  what `TowerFeatures` says under these names
+    {split}_{view}_textures.npy  float16 [records, 196, 120]
+    {split}_{view}_tokens.npy    float16 [records, 197, 384]
+    {split}_{view}_early.npy     float16 [records, 197, 384]
+    {split}_{view}_prior.npy     float16 [records, 145, 384]
+    {split}_{view}_colors.npy    float16 [records, 196, 6]
+    {split}_{view}_grid.npy      int16 [records, 2]            (H, W) of the regions; (0, 0): not done yet
+    {split}.json                 of which pictures and towers they are
 
 A row's grid is written last, so work that was broken off goes on where it stopped.
 """
@@ -16,11 +18,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
@@ -30,6 +33,7 @@ from torch import nn
 from training.data import Dataset, Picture
 from training.views import MIN_AREA, View, views_of
 from xattn.encoders import Frames
+from xattn.encoders.fusion import TowerFeatures
 from xattn.encoders.vision import SHAPES, HybridEncoder
 from xattn.errors import DataError
 from xattn.images import load
@@ -43,13 +47,10 @@ DECODE_AHEAD = 2 * BATCH_SIZE
 
 @dataclass(frozen=True, slots=True)
 class ViewFeatures:
-    """One view of a split; arrays as in the module docstring, T = 1 + R tokens and S = 1 + P places."""
+    """One view of a split. arrays: by the names in `TowerFeatures`, a row per record, zeros behind."""
 
     views: list[View]
-    conv: Float[np.ndarray, "N P C"]
-    vit: Float[np.ndarray, "N T V"]
-    prior: Float[np.ndarray, "N S text"]
-    colors: Float[np.ndarray, "N R 6"]
+    arrays: Mapping[str, Float[np.ndarray, "N places width"]]
     grid: Int[np.ndarray, "N 2"]
 
     def size(self, row: int) -> Size:
@@ -67,8 +68,8 @@ def cached_features(
 ) -> list[ViewFeatures]:
     """Features of the dataset's pictures in views 0 … num_views - 1, computed where not yet kept.
 
-    progress: called after each picture and view, also for those already kept. Takes about 90 ms per
-    picture and view on two cores, 450 kB of disk each.
+    progress: called after each picture and view, also for those already kept. Takes about 100 ms per
+    picture and view on two cores, 880 kB of disk each.
     Raises DataError if the directory holds features of other pictures or towers, ImageError if a picture
     cannot be read.
     """
@@ -120,22 +121,25 @@ def _claim(path: Path, key: dict[str, str]) -> None:
 def _open(vision: HybridEncoder, dataset: Dataset, number: int, directory: Path) -> ViewFeatures:
     count = len(dataset.record_ids)
     config = vision.config.fusion
-    shapes: dict[str, tuple[tuple[int, ...], type]] = {
-        "conv": ((count, MAX_CELLS, config.conv_width), np.float16),
-        "vit": ((count, 1 + MAX_REGIONS, config.vit_width), np.float16),
-        "prior": ((count, 1 + MAX_CELLS, config.text_width), np.float16),
-        "colors": ((count, MAX_REGIONS, config.color_width), np.float16),
-        "grid": ((count, 2), np.int16),
+    widths = {
+        "cells": (MAX_CELLS, config.conv_width),
+        "textures": (MAX_REGIONS, config.texture_width),
+        "tokens": (1 + MAX_REGIONS, config.vit_width),
+        "early": (1 + MAX_REGIONS, config.vit_width),
+        "prior": (1 + MAX_CELLS, config.text_width),
+        "colors": (MAX_REGIONS, config.color_width),
     }
-    arrays = {}
-    for name, (shape, kind) in shapes.items():
+
+    def array(name: str, shape: tuple[int, ...], kind: type) -> np.ndarray:
         path = directory / f"{dataset.split}_{number}_{name}.npy"
-        mode = "r+" if path.exists() else "w+"
-        array = np.lib.format.open_memmap(path, mode, dtype=kind, shape=shape)
-        if array.shape != shape or array.dtype != kind:
-            raise DataError(f"{path} has shape {array.shape}, expected {shape}: delete {directory}")
-        arrays[name] = array
-    return ViewFeatures(views_of(number, count), **arrays)
+        mode: Literal["r+", "w+"] = "r+" if path.exists() else "w+"
+        found = np.lib.format.open_memmap(path, mode, dtype=kind, shape=shape)
+        if found.shape != shape or found.dtype != kind:
+            raise DataError(f"{path} has shape {found.shape}, expected {shape}: delete {directory}")
+        return found
+
+    arrays = {name: array(name, (count, *shape), np.float16) for name, shape in widths.items()}
+    return ViewFeatures(views_of(number, count), arrays, array("grid", (count, 2), np.int16))
 
 
 def _fill(vision: HybridEncoder, dataset: Dataset, cache: ViewFeatures) -> Iterator[Picture]:
@@ -183,16 +187,10 @@ def _write(
 ) -> Iterator[Picture]:
     device = vision.fusion.class_names.device
     vit, conv = (torch.stack([frames[net] for _, frames in members]).to(device) for net in (0, 1))
-    tokens, cells, colors = vision.features(vit, conv)
-    prior = vision.fusion.class_prior(cells, vision.conv.get_submodule("classifier"))
+    features = TowerFeatures(*vision.features(vit, conv))
     shape = next(shape for shape in SHAPES if shape.vit == tuple(vit.shape[2:]))
     for index, (picture, _) in enumerate(members):
-        for array, values in (
-            (cache.conv, cells),
-            (cache.vit, tokens),
-            (cache.prior, prior),
-            (cache.colors, colors),
-        ):
-            array[picture.row, : values.shape[1]] = values[index].cpu().numpy()
+        for name, values in features._asdict().items():
+            cache.arrays[name][picture.row, : values.shape[1]] = values[index].cpu().numpy()
         cache.grid[picture.row] = shape.grid
     return iter([picture for picture, _ in members])

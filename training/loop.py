@@ -11,6 +11,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim.lr_scheduler import LambdaLR
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from training.batches import Batch, Sampler
 from training.recipes import Recipe
@@ -32,7 +33,7 @@ class Losses:
     """The addends of one step's loss, before their weights.
 
     pooled, attended, joint: InfoNCE over the cosines of stage 1, of the cross-attention, and over their
-    mean as the score weighs it; presence: InfoNCE over how little attention goes to null; boxes, absent:
+    mean; presence: InfoNCE over how little attention goes to null; boxes, absent:
     where the attention of phrases and categories lies.
     """
 
@@ -67,7 +68,6 @@ class Objective(nn.Module):
         self.head = head
         self.attention = attention
         self.max_scale = recipe.max_scale
-        self.pooled_weight = recipe.pooled_weight
         self.evenness = recipe.evenness
         # One temperature for each contrastive term, as its logarithm.
         self.log_scales = nn.Parameter(torch.full((3,), math.log(recipe.initial_scale)))
@@ -85,7 +85,7 @@ class Objective(nn.Module):
         read = self.attention(regions, captions, given.mask)
         attended = torch.einsum("bnd,nd->bn", F.normalize(read.output, dim=-1), captions)
         cosines = pooled @ captions.T
-        joint = self.pooled_weight * cosines + (1 - self.pooled_weight) * attended
+        joint = (cosines + attended) / 2
         weights, null_weights = self._own_weights(regions, given.mask, batch, held)
         return Losses(
             pooled=info_nce(scales[0] * cosines, matches),
@@ -116,7 +116,7 @@ def train(
     recipe: Recipe,
     log: Callable[[dict[str, float]], None],
 ) -> None:
-    """Trains the model in place and leaves it in eval mode.
+    """Trains the model in place and leaves it in eval mode, with the running mean of its weights.
 
     table: sentence features, rows as in the sampler's text_rows; log: called after every step with
     `step`, `epoch`, `steps`, `rate`, `loss`, its five addends and the three `scale`s.
@@ -129,6 +129,7 @@ def train(
     objective = Objective(vision.fusion, text.head, model.attention, table, recipe).to(model.device)
     optimizer = _optimizer(objective, recipe)
     schedule = LambdaLR(optimizer, lambda step: _rate(step, steps, recipe.warmup_steps))
+    mean = AveragedModel(objective, multi_avg_fn=get_ema_multi_avg_fn(recipe.averaging))
     objective.train()
     for step, (epoch, batch) in enumerate(_batches(sampler, recipe.epochs), 1):
         losses = objective(batch)
@@ -141,6 +142,7 @@ def train(
         rate = schedule.get_last_lr()[0]
         optimizer.step()
         schedule.step()
+        mean.update_parameters(objective)
         scales = dict(
             zip(
                 ("pooled_scale", "attended_scale", "joint_scale"),
@@ -154,6 +156,7 @@ def train(
             | addends
             | scales
         )
+    objective.load_state_dict(mean.module.state_dict())
     model.eval()
 
 

@@ -16,7 +16,9 @@ class Recipe:
     views:            versions of each picture: whole, mirrored, then random crops
     dim:              width D of regions and texts
     attention_heads:  of the cross-attention
-    num_blocks:       transformer blocks in the fusion
+    averaging:        the model is the running mean of the weights, of which each step keeps so much
+    learned_share:    how large what training starts from random is, beside what is aligned already
+                      (training.alignment)
     initial_scale:    of the two contrastive terms' logits; learned, at most max_scale
     region_texts:     texts with boxes drawn per picture and step; absent_texts: categories it lacks
     captions:         drawn per picture and step, fewer where it has fewer
@@ -36,13 +38,14 @@ class Recipe:
     views: int = 4
     dim: int = 256
     attention_heads: int = 4
-    num_blocks: int = 1
     dropout: float = 0.3
-    epochs: int = 16
+    epochs: int = 12
     batch_size: int = 96
     learning_rate: float = 1e-3
     weight_decay: float = 0.2
     warmup_steps: int = 50
+    averaging: float = 0.99
+    learned_share: float = 0.3
     initial_scale: float = 20.0
     max_scale: float = 60.0
     region_texts: int = 6
@@ -50,7 +53,7 @@ class Recipe:
     captions: int = 2
     joint_weight: float = 1.0
     presence_weight: float = 0.5
-    box_weight: float = 3.0
+    box_weight: float = 4.0
     evenness: float = 0.5
     absent_weight: float = 1.0
     held_out: int = 96
@@ -79,6 +82,7 @@ def default(smoke: bool = False) -> Recipe:
         joint_weight=1.0,
         evenness=0.5,
         warmup_steps=2,
+        averaging=0.5,
         held_out=4,
         bank_size=6,
         max_pictures=12,

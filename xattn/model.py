@@ -30,11 +30,15 @@ from xattn.types import Grounding, Phrase, RegionGrid, Size
 
 @dataclass(frozen=True, slots=True)
 class Calibration:
-    """How cosines become a score; see the module docstring."""
+    """How cosines become a score; see the module docstring.
+
+    nothing_below: probability of the best match below which a search probably found nothing
+    """
 
     logit_scale: float = 10.0
     logit_bias: float = 0.0
     pooled_weight: float = 0.5
+    nothing_below: float = 0.1
 
 
 class XAttnModel(nn.Module):

@@ -16,7 +16,7 @@ from training.calibrate import fit_platt
 from training.data import Picture
 from training.features import ViewFeatures
 from training.own.settings import Settings
-from training.run import towers_of
+from training.towers import towers_of
 from xattn.contrastive import Kind, PairLoss, Pairs, all_pairs_loss
 from xattn.model import XAttnModel
 

@@ -24,7 +24,8 @@ from training.own.loop import Log, Loop
 from training.own.settings import Settings, checked
 from training.own.state import State, load_trained, trained_state
 from training.own.validation import Validated, Validation
-from training.run import fill_banks, towers_of
+from training.run import fill_banks
+from training.towers import towers_of
 from xattn.checkpoint import load_model, save_model
 from xattn.datasets import Dataset, load_dataset
 from xattn.encoders.text import SentenceEncoder

@@ -2,8 +2,9 @@
 
 EfficientNet-Lite2 (Tan & Le 2019; ImageNet classes) sees a picture coarsely and knows what is in it;
 DINOv2 ViT-S/14 (Oquab et al. 2023) is trained without labels and separates regions sharply. `Fusion`
-joins them on the ViT's grid. Both see the whole picture, resized to the nearest of three shapes of about
-the same number of patches, so nothing is cropped away and little is distorted.
+joins them on the ViT's grid. Of each, a middle layer is kept too, which costs no time: what it says of
+material and parts the last one has let go. Both see the whole picture, resized to the nearest of three
+shapes of about the same number of patches, so nothing is cropped away and little is distorted.
 """
 
 from __future__ import annotations
@@ -15,12 +16,14 @@ from typing import Any
 import numpy as np
 import timm
 import torch
-from jaxtyping import Float, UInt8
+from jaxtyping import UInt8
 from PIL import Image
 from torch import Tensor
+from torch.nn import functional as F
 
 from xattn.encoders.base import Frames, VisionEncoder
-from xattn.encoders.fusion import Fusion, FusionConfig, patch_colors, upsampling
+from xattn.encoders.folding import fold_batch_norms
+from xattn.encoders.fusion import Fusion, FusionConfig, TowerFeatures, patch_colors, upsampling
 from xattn.types import RegionGrid, Size
 
 PATCH = 14
@@ -44,10 +47,14 @@ class Shape:
 
 
 CONV_STRIDE = 32
+CONV_STAGE = 3
+"""Of the convolutional net's five, the one whose map is kept as textures: stride 16."""
+VIT_BLOCK = 8
+"""Of the ViT's twelve, counted from 0, the one whose tokens are kept beside the last."""
 SHAPES = (
-    Shape(grid=(12, 16), vit=(168, 224), conv=(256, 352)),
-    Shape(grid=(14, 14), vit=(196, 196), conv=(288, 288)),
-    Shape(grid=(16, 12), vit=(224, 168), conv=(352, 256)),
+    Shape(grid=(12, 16), vit=(168, 224), conv=(320, 448)),
+    Shape(grid=(14, 14), vit=(196, 196), conv=(384, 384)),
+    Shape(grid=(16, 12), vit=(224, 168), conv=(448, 320)),
 )
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
@@ -79,7 +86,7 @@ class HybridEncoder(VisionEncoder):
         super().__init__()
         self.config = config
         self.dim = config.fusion.dim
-        self.conv = timm.create_model(config.conv, pretrained=False)
+        self.conv = fold_batch_norms(timm.create_model(config.conv, pretrained=False).eval())
         self.conv.to(memory_format=torch.channels_last)  # halves its time on a CPU
         self.vit = timm.create_model(config.vit, pretrained=False, num_classes=0, dynamic_img_size=True)
         self.fusion = Fusion(config.fusion)
@@ -99,28 +106,35 @@ class HybridEncoder(VisionEncoder):
         return RegionGrid.stack([grid for grid in encoded if grid is not None])
 
     def _encode(self, shape: Shape, batch: Sequence[Frames]) -> RegionGrid:
-        device = self.fusion.conv_map.weight.device
+        device = self.fusion.class_names.device
         vit = torch.stack([frames[0] for frames in batch]).to(device)
         conv = torch.stack([frames[1] for frames in batch]).to(device)
-        tokens, cells, colors = self.features(vit, conv)
-        prior = self.fusion.class_prior(cells, self.conv.get_submodule("classifier"))
+        features = TowerFeatures(*self.features(vit, conv))
         resample = upsampling(shape.conv_grid, shape.grid).to(device).expand(len(batch), -1, -1)
-        regions, pooled = self.fusion(tokens, cells, prior, colors, resample)
+        regions, pooled = self.fusion(features, resample)
         return RegionGrid(regions, pooled, (shape.grid,) * len(batch))
 
-    def features(
-        self, vit: UInt8[Tensor, "B 3 h w"], conv: UInt8[Tensor, "B 3 y x"]
-    ) -> tuple[Float[Tensor, "B T 384"], Float[Tensor, "B P 1280"], Float[Tensor, "B R 6"]]:
-        """T = 1 + R tokens, class and patches, of the one; P cells, the last feature map, of the other;
-        and the colours of the patches.
-        """
+    def features(self, vit: UInt8[Tensor, "B 3 h w"], conv: UInt8[Tensor, "B 3 y x"]) -> TowerFeatures:
+        """What the two nets say of frames of one shape."""
         mean = torch.tensor(IMAGENET_MEAN, device=vit.device).view(3, 1, 1)
         std = torch.tensor(IMAGENET_STD, device=vit.device).view(3, 1, 1)
         unit = vit.float() / 255
-        tokens = self.vit.forward_features((unit - mean) / std)
+        grid = (vit.shape[2] // PATCH, vit.shape[3] // PATCH)
+        last, ((early, early_class),) = self.vit.forward_intermediates(
+            (unit - mean) / std, [VIT_BLOCK], return_prefix_tokens=True, norm=True, output_fmt="NLC"
+        )
         frames = (conv.float() / 127.5 - 1).contiguous(memory_format=torch.channels_last)
-        cells = self.conv.forward_features(frames).flatten(2).transpose(1, 2)
-        return tokens, cells, patch_colors(unit, (vit.shape[2] // PATCH, vit.shape[3] // PATCH))
+        final, (middle,) = self.conv.forward_intermediates(frames, [CONV_STAGE])
+        cells = final.flatten(2).transpose(1, 2)
+        textures = F.interpolate(middle, grid, mode="bilinear", antialias=True).flatten(2).transpose(1, 2)
+        return TowerFeatures(
+            cells=cells,
+            textures=textures,
+            tokens=last,
+            early=torch.cat([early_class, early], 1),
+            prior=self.fusion.class_prior(cells, self.conv.get_submodule("classifier")),
+            colors=patch_colors(unit, grid),
+        )
 
 
 def _resized(picture: Image.Image, size: Size) -> UInt8[Tensor, "3 h w"]:

@@ -16,8 +16,7 @@ class Settings:
     """How it is measured.
 
     candidates:         what stage 1 proposes to stage 2; `Engine.search` proposes as many
-    threshold:          a search says "nothing matched" if its best match is less probable than this, and a
-                        statement is taken for true from it on
+    threshold:          match probability from which on a statement is taken for true
     pointing_tolerance: of the pointing game, as a fraction of the picture's sides
     num_resamples, seed: of the bootstrap, and of the random pictures that calibration is measured with
     """

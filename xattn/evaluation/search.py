@@ -38,7 +38,7 @@ def measure_search(
         for scores, tolerance in zip(own, tolerances, strict=True)
     ]
     two_stage = np.empty(len(owners), np.int64)
-    matches = _Matches(owners, len(encoded), settings)
+    matches = _Matches(owners, len(encoded), settings, model.calibration.nothing_below)
     for block, scores in score_blocks(model, encoded, texts):
         for counter, matrix in zip(counters, scores, strict=True):
             counter.add(block, matrix)
@@ -83,10 +83,12 @@ class _Matches:
     as wrong: the figures are a lower bound.
     """
 
-    def __init__(self, owners: Int[np.ndarray, " N"], num_images: int, settings: Settings) -> None:
+    def __init__(
+        self, owners: Int[np.ndarray, " N"], num_images: int, settings: Settings, nothing_below: float
+    ) -> None:
         self._owners = owners
         self._candidates = settings.candidates
-        self._threshold = settings.threshold
+        self._threshold = nothing_below
         step = np.random.default_rng(settings.seed).integers(1, max(num_images, 2), len(owners))
         self._strangers = (owners + step) % num_images
         self._right = np.zeros(len(owners), bool)
@@ -124,7 +126,7 @@ class _Matches:
                 is_share=False,
             )
         nothing = np.stack([best < self._threshold, np.concatenate([no, yes]) > 0], -1)
-        group, subject = "nothing matched", f"probability < {self._threshold:g}"
+        group, subject = "nothing matched", "best match below the model's threshold"
         yield Measured(group, "precision", subject, nothing, twice, _precision)
         yield Measured(group, "recall", subject, nothing, twice, _recall)
 

@@ -101,6 +101,10 @@ class Backend:
     def model_name(self) -> str:
         return self._ready().model.name
 
+    def nothing_below(self) -> float:
+        """Probability of the best match below which a search probably found nothing."""
+        return self._ready().model.calibration.nothing_below
+
     def _ready(self) -> Engine:
         engine, status = self._engine, self.status
         if engine is None or status.stage != "ready":

@@ -152,7 +152,13 @@ class _SearchTab:
             )
         ]
         return [
-            snippets.summary(text.strip(), probabilities, self._backend.num_pictures(), seconds),
+            snippets.summary(
+                text.strip(),
+                probabilities,
+                self._backend.num_pictures(),
+                seconds,
+                self._backend.nothing_below(),
+            ),
             gr.Gallery(thumbnails, visible=bool(views), selected_index=0 if views else None),
             views,
             *(self.viewer.show(views[0], *look) if views else self.viewer.hide()),

@@ -12,8 +12,6 @@ from xattn.ui.backend import Status
 from xattn.ui.samples import Credit
 from xattn.ui.view import View
 
-UNLIKELY = 0.1
-"""Probability below which the best picture is called no answer."""
 ABSENT = 0.5
 """Share of attention on null from which a phrase is called not found; see `xattn.overlay.PRESENT`."""
 
@@ -79,13 +77,15 @@ def welcome(num_pictures: int, model_name: str, *, samples: bool) -> str:
 # --- results --------------------------------------------------------------------------------------------
 
 
-def summary(text: str, probabilities: Sequence[float], num_pictures: int, seconds: float) -> str:
-    """One line above the results. probabilities: best first."""
+def summary(
+    text: str, probabilities: Sequence[float], num_pictures: int, seconds: float, nothing_below: float
+) -> str:
+    """One line above the results. probabilities: best first; nothing_below: the model's."""
     if not probabilities:
         return welcome(num_pictures, "", samples=False)
     count = f"{num_pictures:,} picture" + "s" * (num_pictures != 1)
     took = f"{seconds * 1000:.0f} ms"
-    if max(probabilities) < UNLIKELY:
+    if max(probabilities) < nothing_below:
         return (
             f'<p class="xa-summary xa-unlikely"><b>Probably nothing found.</b> Of {count} none matches '
             f"“{escape(text)}” with more than {percent(max(probabilities))}. The nearest ones ({took}):</p>"

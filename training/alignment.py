@@ -1,0 +1,56 @@
+"""Where training starts: with text and pictures in one space already, before any caption is seen.
+
+The class prior (`xattn.encoders.fusion`) is an average of sentence features, and so is a text. Both are
+turned by one matrix, the principal directions of the training texts, and the cross-attention starts as a
+comparison in that space: its first maps show where the convolutional net sees what the text names. All
+else starts small beside that.
+"""
+
+from __future__ import annotations
+
+from typing import cast
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from training.towers import towers_of
+from xattn.model import XAttnModel
+
+
+@torch.no_grad()
+def align(model: XAttnModel, texts: Float[Tensor, "N W"], learned_share: float) -> None:
+    """Sets the untrained parts of a model of xattn's own towers, in place.
+
+    texts: sentence features of the training texts; learned_share: factor of the weights that start random
+    """
+    vision, text = towers_of(model)
+    regions, pooling = vision.fusion.regions, vision.fusion.pooling
+    directions = torch.linalg.svd(texts.cpu(), full_matrices=False).Vh[: model.dim]
+    # Fewer texts than dimensions, as in a smoke run, leave the rest of the space to chance.
+    num_directions = len(directions)
+
+    def turn(layer: nn.Linear) -> None:
+        layer.weight[:num_directions] = directions.to(layer.weight)
+
+    maps = {name: cast(nn.Linear, layer) for name, layer in pooling.maps.items()}
+    for layer in (regions.cell_map, regions.token_map, regions.early_map, regions.texture_map):
+        layer.weight *= learned_share
+        layer.bias.zero_()
+    last = (regions.color_map[-1], text.head.correction[-1])
+    for layer in (*(cast(nn.Linear, layer) for layer in last), *maps.values()):
+        layer.weight *= learned_share
+    for layer in (regions.prior_map, text.head.linear, maps["prior"]):
+        turn(layer)
+    regions.prior_map.bias.zero_()
+    text.head.linear.bias.zero_()
+
+    attention = model.attention
+    for first, second, inverse in (
+        (attention.query, attention.key, False),
+        (attention.value, attention.out, True),
+    ):
+        # At random angles, so that each head compares a part of every direction.
+        rotation = torch.linalg.qr(torch.randn(model.dim, model.dim)).Q.to(first.weight)
+        first.weight.copy_(rotation)
+        second.weight.copy_(rotation.T if inverse else rotation)
