@@ -290,9 +290,9 @@ def serve(
 @app.command()
 def evaluate(
     data: Annotated[
-        Path,
+        str,
         typer.Option(
-            exists=True, help="Folder with records.jsonl, COCO .json, or folder of captioned pictures."
+            metavar="PATH", help="Captioned pictures in any layout: folder, table, COCO, tar files."
         ),
     ],
     model: ModelName = "default",
@@ -370,7 +370,9 @@ def _data() -> None:
 
 @data.command()
 def check(
-    path: Annotated[Path, typer.Argument(metavar="PATH", exists=True, help="Pictures with captions.")],
+    path: Annotated[
+        str, typer.Argument(metavar="PATH", help="Captioned pictures: folder, table, tar files, hf:NAME.")
+    ],
     pictures: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Where the pictures of a table or COCO file are.")
     ] = None,

@@ -166,8 +166,13 @@ def print_check(report: CheckReport) -> None:
         shared = [f"{count} pictures: {text}" for text, count in split.shared_captions]
         listed("captions belong to several pictures", shared)
     pairs = [f"{pair.first} and {pair.second}" for pair in report.near_duplicates]
-    listed("pictures look the same in two splits", pairs)
-    if report.is_usable:
+    listed(
+        "pairs of pictures look the same in two splits"
+        if report.has_splits
+        else "pairs of pictures look the same: one may be trained on and the other held out",
+        pairs,
+    )
+    if report.is_usable and not report.near_duplicates:
         out.print("nothing is wrong")
 
 
