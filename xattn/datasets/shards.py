@@ -1,9 +1,9 @@
-"""WebDataset: tar files, local or behind any URL that fsspec opens, in which files of one name are a sample.
+"""WebDataset: tar files, here or behind any URL that fsspec opens; files of one name in them are a sample.
 
     train-{00..07}.tar      s3://bucket/train-{0000..0127}.tar      a folder that holds such files
 
-A sample has a picture and captions as a folder would have them: `dog.jpg` with `dog.txt` or `dog.json`. A
-shard whose name begins with a split's ("train-00.tar"), or whose folder is called so, belongs to that split.
+A sample has a picture and captions as a folder would have them: `dog.jpg` with `dog.txt` or `dog.json`.
+A shard whose name begins with a split's ("train-00.tar"), or whose folder is called so, belongs to it.
 """
 
 from __future__ import annotations
