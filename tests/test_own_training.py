@@ -22,13 +22,15 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from training.batches import gather
 from training.own import command, state
 from training.own import run as own_run
 from training.own.data import kept_form, load_own, readable
 from training.own.head import Batches, HeadObjective
 from training.own.loop import Loop
+from training.own.replay import joined_features, load_general
 from training.own.run import Places, run
-from training.own.settings import Settings, changed, rate, smoke
+from training.own.settings import Settings, checked, rate, smoke
 from training.own.validation import Validated, Validation, validated
 from training.recipes import default
 from training.run import untrained
@@ -110,20 +112,45 @@ def make_loop(prepared: own_run._Prepared, tmp_path: Path) -> Make:
 # Settings and data
 
 
-def test_settings_by_name() -> None:
-    found = changed(Settings(), {"epochs": "3", "loss": "sigmoid", "learning_rate": "0.5"})
-    assert (found.epochs, found.loss, found.learning_rate) == (3, "sigmoid", 0.5)
-    for changes, message in (
-        ({"epoch": "3"}, "did you mean epochs"),
-        ({"zzz": "3"}, "valid are epochs"),
-        ({"epochs": "many"}, "expected int, got 'many'"),
+NEEDED = ["--data", "d", "--out", "o"]
+
+
+def test_settings_are_options() -> None:
+    found = command.parsed([*NEEDED, "--epochs", "3", "--learning_rate=0.5", "--set", "loss=sigmoid"])
+    assert found.settings == replace(Settings(), epochs=3, learning_rate=0.5, loss="sigmoid")
+    assert (found.data, found.out, found.work) == ("d", Path("o"), None)
+    quick = command.parsed([*NEEDED, "--smoke", "--epochs", "7"]).settings
+    assert quick == replace(smoke(Settings()), epochs=7)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ([*NEEDED, "--learnig-rate", "3"], "--learning-rate"),
+        ([*NEEDED, "--set", "learnig_rate=3"], "--learning-rate"),
+        ([*NEEDED, "--epochs", "many"], "'many'"),
+        (["--data", "d"], "--out"),
+    ],
+)
+def test_mistakes_in_the_command_are_told_with_what_is_near(
+    given: list[str], message: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        command.parsed(given)
+    assert stopped.value.code == 2
+    assert message in capfd.readouterr().err
+
+
+def test_settings_that_make_no_sense() -> None:
+    changes: list[tuple[dict[str, Any], str]] = [
         ({"loss": "mse"}, "info_nce, sigmoid"),
-        ({"batch_size": "1"}, "at least 2"),
-        ({"held_out": "1"}, "share"),
-        ({"learning_rate": "nan"}, "above 0"),
-    ):
+        ({"batch_size": 1}, "at least 2"),
+        ({"held_out": 1.0}, "share"),
+        ({"learning_rate": float("nan")}, "above 0"),
+    ]
+    for change, message in changes:
         with pytest.raises(DataError, match=message):
-            changed(Settings(), changes)
+            checked(replace(Settings(), **change))
 
 
 def test_rate_rises_and_falls() -> None:
@@ -347,24 +374,28 @@ def test_checkpoints_of_others_are_refused(make_loop: Make, tmp_path: Path) -> N
 # The guard against forgetting
 
 
-def test_share_of_the_trained_weights(make_loop: Make) -> None:
+def test_share_of_the_trained_weights(make_loop: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     loop = make_loop(replace(TINY, epochs=1))
     start = state.trained_state(loop.objective)
     found = loop.run()
     name = "attention.query.weight"
     lost = {"by": 0.0}
 
-    def reference(objective: HeadObjective) -> Validated:
+    def watched(objective: HeadObjective, hubness: object) -> Validated:
         moved = dict(objective.trained())[name].detach() - start[name]
         share = float((moved.norm() / (found.best[name] - start[name]).norm()).detach())
         return Validated(0.5 - lost["by"] * share, 0, 0, 0, 50)
 
     found.best = {key: value + 1.0 for key, value in start.items()}
-    prepared = cast(Any, SimpleNamespace(objective=loop.objective, reference=None))
+    prepared = cast(
+        Any, SimpleNamespace(objective=loop.objective, watched=None, model=SimpleNamespace(hubness=None))
+    )
+    monkeypatch.setattr(own_run, "fill_banks", lambda *_, **__: None)
+    prepared.batches = loop.batches
     share, note = own_run._interpolated(prepared, start, found, replace(TINY, keep=0.25))
     assert (share, note) == (0.75, None)
     torch.testing.assert_close(dict(loop.objective.trained())[name].detach(), start[name] + 0.75)
-    prepared.reference = reference
+    prepared.watched = watched
     assert own_run._interpolated(prepared, start, found, TINY) == (1.0, None)
     lost["by"] = 0.03  # 2 points may be lost: up to two thirds of the way
     share, note = own_run._interpolated(prepared, start, found, TINY)
@@ -399,10 +430,42 @@ def test_command(places: Places, tmp_path: Path, capfd: pytest.CaptureFixture[st
     assert "recall@5" in card
 
 
+def test_general_pictures_are_mixed_in(places: Places, tmp_path: Path) -> None:
+    """Half of each batch, and with hard groups in the other half: the whole command."""
+    more = ["--replay", str(places.data), "--replay-share", "0.5", "--hard-group", "2", "--hard-every", "1"]
+    work = tmp_path / "work"
+    work.mkdir()
+    (places.work / "features").mkdir(parents=True, exist_ok=True)
+    (work / "features").symlink_to(places.work / "features")
+    given = arguments(places, tmp_path / "own", "--work", str(work), "--smoke", "--no-comparison", *more)
+    assert command.main(given) == 0
+    log = [json.loads(line) for line in (work / "log.jsonl").read_text().splitlines()]
+    assert all(entry["pictures"] == 4 for entry in log if "pictures" in entry)
+    assert len(list(work.glob("mined-*.npy"))) == 1, "mined before the second epoch, not before the first"
+    assert "general pictures" in (tmp_path / "own" / "README.md").read_text()
+    # Neither the pictures kept apart nor the held-out ones are trained on.
+    settings = smoke(Settings())
+    general = load_general(places.data, None, settings)
+    assert not {r.image for r in general.train} & {r.image for r in general.apart}
+    assert (len(general.train), len(general.apart)) == (10, 10)
+
+
+def test_joined_features_are_those_of_either(prepared: own_run._Prepared) -> None:
+    own, general = prepared.batches.features, [replace(view) for view in prepared.batches.features]
+    count = len(own[0].grid)
+    joined = joined_features([own[0], own[0]], general)
+    rows = [1, count + 2, count - 1, count]
+    found = gather(joined, [0, 1, 1, 0], rows, torch.device("cpu"))
+    expected = gather(own, [0] * 4, [1, 2, count - 1, 0], torch.device("cpu"))
+    for name in ("tokens", "cells", "prior", "colors", "mask"):
+        assert torch.equal(getattr(found, name), getattr(expected, name))
+    assert found.sizes == expected.sizes
+
+
 @pytest.mark.parametrize(
     ("more", "message"),
     [
-        (["--set", "epoch=3"], "did you mean epochs"),
+        (["--loss", "mse"], "info_nce, sigmoid"),
         (["--model", "nowhere"], "no model 'nowhere'"),
         (["--validate-on", "dev"], "has the splits"),
     ],

@@ -177,7 +177,7 @@ def test_saved_hugging_face_datasets(tmp_path: Path, embedded: bool) -> None:
 def test_hugging_face_without_a_picture(tmp_path: Path) -> None:
     library = pytest.importorskip("datasets")
     library.Dataset.from_dict({"text": ["one"], "label": [1]}).save_to_disk(str(tmp_path / "x"))
-    with pytest.raises(DataError, match="no column with a picture.*found text, label"):
+    with pytest.raises(DataError, match=r"no column with a picture.*found text, label"):
         load_dataset(tmp_path / "x")
     (tmp_path / "x" / "state.json").write_text("{")
     with pytest.raises(DataError, match="cannot be read"):

@@ -15,6 +15,7 @@ from training.batches import PictureFeatures, gather
 from training.calibrate import fit_platt
 from training.data import Picture
 from training.features import ViewFeatures
+from training.own.plan import Plan, Shuffled
 from training.own.settings import Settings
 from training.run import towers_of
 from xattn.contrastive import Kind, PairLoss, Pairs, all_pairs_loss
@@ -43,21 +44,19 @@ class Batches:
         text_rows: dict[str, int],
         settings: Settings,
         device: torch.device,
+        plan: Plan | None = None,
     ) -> None:
         self.pictures = pictures
+        self.plan = plan or Shuffled(len(pictures), settings.batch_size, settings.seed)
         self.features = features
         self.settings = settings
         self.device = device
         self._rows = [[text_rows[caption] for caption in picture.captions] for picture in pictures]
-        # Batches of nearly the same size, none of them a rest of one picture.
-        self.per_epoch = max(1, round(len(pictures) / settings.batch_size))
+        self.per_epoch = self.plan.per_epoch
 
     def members(self, epoch: int, index: int) -> list[int]:
         """Which pictures."""
-        order = list(range(len(self.pictures)))
-        random.Random(f"{self.settings.seed}:{epoch}").shuffle(order)
-        start, stop = (len(order) * part // self.per_epoch for part in (index, index + 1))
-        return order[start:stop]
+        return self.plan.members(epoch, index)
 
     def batch(self, epoch: int, index: int) -> HeadBatch:
         members = self.members(epoch, index)

@@ -45,6 +45,8 @@ class Loop:
         self.log_path = directory / "log.jsonl"
         self.key = key
         self.on_entry = on_entry or _ignore
+        self.on_epoch: Callable[[int, bool], None] | None = None
+        """Called before this program's first step of an epoch: (epoch, others were done before)."""
         self.optimizer = optimizer_of(objective, settings)
         self.num_steps = settings.epochs * batches.per_epoch
         # Validated after these steps: evenly spread, the last one included.
@@ -63,7 +65,12 @@ class Loop:
             # What was logged after the checkpoint is logged again.
             file.truncate(state.log_bytes)
         self.objective.train()
+        last_epoch = None
         while state.step < self.num_steps and state.stopped is None:
+            epoch, index = divmod(state.step, self.batches.per_epoch)
+            if self.on_epoch is not None and epoch != last_epoch:
+                self.on_epoch(epoch, index > 0)
+                last_epoch = epoch
             self._step(state)
             if state.step in self.validated_after:
                 self._validate(state)

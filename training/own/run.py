@@ -21,12 +21,14 @@ from training.own.curves import draw_curves
 from training.own.data import OwnData, kept_form, load_own, readable
 from training.own.head import Batches, HeadObjective
 from training.own.loop import Log, Loop
+from training.own.mining import Embedded, Miner
+from training.own.replay import General, joined_features, joined_pictures, load_general, plans
 from training.own.settings import Settings, checked
 from training.own.state import State, load_trained, trained_state
 from training.own.validation import Validated, Validation
 from training.run import fill_banks, towers_of
 from xattn.checkpoint import load_model, save_model
-from xattn.datasets import Dataset, load_dataset
+from xattn.datasets import Dataset, Record, load_dataset
 from xattn.encoders.text import SentenceEncoder
 from xattn.encoders.vision import HybridEncoder
 from xattn.errors import DataError
@@ -37,21 +39,25 @@ from xattn.types import Progress, RegionGrid, Skipped
 SHARES = (1.0, 0.85, 0.7, 0.55, 0.4, 0.25, 0.1)
 """Of the trained weights in the result, tried from the most to the least."""
 REFERENCE_PICTURES = 500
+EMBEDDED_AT_ONCE = 32
 
 
 @dataclass(frozen=True, slots=True)
 class Places:
     """data: any dataset that `xattn.datasets` reads; validate_on: its split for that; out: the model
     directory to write; work: features, checkpoint and log, reused by the same command; reference: a dataset
-    whose recall must not fall by more than `max_forgetting`, and its split."""
+    whose recall must not fall by more than `max_forgetting`, and its split; replay: one to mix into every
+    batch, on a part of which that is then watched instead, and its split."""
 
-    data: Path
+    data: Path | str
     out: Path
     work: Path
     model: str = "default"
     validate_on: str | None = None
-    reference: Path | None = None
+    reference: Path | str | None = None
     reference_split: str | None = None
+    replay: Path | str | None = None
+    replay_split: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,13 +106,14 @@ def run(
         prepared.validation,
         settings,
         places.work,
-        _key(settings, prepared.data, model),
+        _key(settings, prepared, model),
         on_entry,
     )
+    if prepared.plan.group_size:
+        loop.on_epoch = Miner(prepared.plan, prepared.embedded, settings, places.work, loop.key)
     state = loop.run()
     share, reference_note = _interpolated(prepared, start, state, settings)
     result = _result(prepared, state, share, reference_note)
-    fill_banks(model, prepared.batches.pictures, prepared.batches.features, seed=settings.seed)
     _calibrate(prepared, model)
     save_model(model, places.out, _card(settings, places, prepared.data, result), quantized=False)
     draw_curves(places.work / "log.jsonl", places.work / "curves.png")
@@ -143,32 +150,62 @@ class _Prepared:
 
             return cached_features(vision, kept, views, places.work / "features", progress=show)
 
-        train = kept_form(self.data.train, _named("train", self.data.train))
-        held = kept_form(self.data.held_out, _named("held", self.data.held_out))
-        texts = {
-            caption for record in (*self.data.train, *self.data.held_out) for caption in record.captions
-        }
-        reference = None
-        if self.reference_data is not None:
-            records = self.reference_data.records
-            reference = kept_form(records, _named("reference", records))
-            texts |= {caption for record in records for caption in record.captions}
+        self.general: General | None = None
+        if places.replay is not None:
+            self.general = load_general(places.replay, places.replay_split, settings)
+            self.data = replace(self.data, skipped=(*self.data.skipped, *self.general.skipped))
+
+        def keep(
+            records: Sequence[Record], kind: str, views: int, what: str
+        ) -> tuple[Kept, list[ViewFeatures]]:
+            kept = kept_form(records, _named(kind, records))
+            return kept, features(kept, views, f"reading {what}")
+
+        train, train_features = keep(self.data.train, "train", settings.views, "pictures to train on")
+        pictures = train.pictures
+        held, held_features = keep(self.data.held_out, "held", 1, "held-out pictures")
+        watched = None
+        if self.general is not None:
+            general, general_features = keep(self.general.train, "general", 1, "general pictures")
+            pictures = joined_pictures(pictures, general.pictures)
+            train_features = joined_features(train_features, general_features)
+            watched = keep(self.general.apart, "apart", 1, "general pictures kept apart")
+        elif self.reference_data is not None:
+            watched = keep(self.reference_data.records, "reference", 1, "reference pictures")
+        seen = (*pictures, *held.pictures, *(watched[0].pictures if watched else ()))
+        texts = {caption for picture in seen for caption in picture.captions}
         rows = {caption: row for row, caption in enumerate(sorted(texts))}
-        train_features = features(train, settings.views, "reading pictures to train on")
-        held_features = features(held, 1, "reading held-out pictures")
         self.objective = HeadObjective(model, text_table(text, sorted(texts)), settings).to(model.device)
         self.objective.eval()
         self.text_rows = rows
         beta = model.calibration.pooled_weight
-        self.batches = Batches(train.pictures, train_features, rows, settings, model.device)
+        self.plan, plan = plans(len(train.pictures), len(pictures) - len(train.pictures), settings)
+        self.batches = Batches(pictures, train_features, rows, settings, model.device, plan)
         self.validation = Validation(held.pictures, held_features[0], rows, beta)
-        self.reference = None
-        if reference is not None:
-            found = features(reference, 1, "reading reference pictures")
+        self.watched = None
+        if watched is not None:
             # Searched up to once for each of SHARES, so two captions a picture must do.
-            few = [replace(picture, captions=picture.captions[:2]) for picture in reference.pictures]
-            self.reference = Validation(few, found[0], rows, beta)
+            few = [replace(picture, captions=picture.captions[:2]) for picture in watched[0].pictures]
+            self.watched = Validation(few, watched[1][0], rows, beta)
         self.held, self.held_features = held, held_features[0]
+        self.num_own = len(train.pictures)
+
+    @torch.no_grad()
+    def embedded(self) -> Embedded:
+        """The own pictures, whole, and their captions, by the model as it is."""
+        objective, pictures = self.objective, self.batches.pictures[: self.num_own]
+        training = objective.training
+        objective.eval()
+        pooled = []
+        for start in range(0, len(pictures), EMBEDDED_AT_ONCE):
+            rows = [picture.row for picture in pictures[start : start + EMBEDDED_AT_ONCE]]
+            given = gather(self.batches.features, [0] * len(rows), rows, self.model.device)
+            pooled.append(given.fused(objective.fusion)[1])
+        told = [(own, self.text_rows[text]) for own, p in enumerate(pictures) for text in p.captions]
+        owners, rows = (torch.tensor(column) for column in zip(*told, strict=True))
+        texts = objective.head(objective.table[rows.to(self.model.device)])
+        objective.train(training)
+        return torch.cat(pooled), texts, owners
 
 
 def _named(kind: str, records: Sequence[Any]) -> str:
@@ -190,11 +227,13 @@ def _only_readable(data: OwnData, progress: Callable[[str, int, int], None]) -> 
     )
 
 
-def _key(settings: Settings, data: OwnData, model: XAttnModel) -> str:
+def _key(settings: Settings, prepared: _Prepared, model: XAttnModel) -> str:
     """Of all that the result depends on."""
     # How often a run is saved changes nothing, so that it may differ when the run goes on.
     told = {k: v for k, v in asdict(settings).items() if k != "save_seconds"}
-    records = [[str(r.image), *r.captions] for r in (*data.train, *data.held_out)]
+    data, general = prepared.data, prepared.general
+    used = (*data.train, *data.held_out, *(general.train if general else ()))
+    records = [[str(r.image), *r.captions] for r in used]
     digest = hashlib.blake2b(json.dumps([told, records]).encode(), digest_size=16)
     return f"{digest.hexdigest()}:{model.fingerprint}"
 
@@ -204,10 +243,12 @@ def _interpolated(
 ) -> tuple[float, str | None]:
     """WiSE-FT (Wortsman et al. 2022): start + share · (trained - start), for the guard against forgetting.
 
-    With a reference set: the largest share at which its recall@1 falls by at most `max_forgetting`, or
-    none. Without: 1 - `keep`. Returns the share, and a warning if the model forgot.
+    With pictures to watch, general ones kept apart or else the reference set: the largest share at which
+    recall@1 on them falls by at most `max_forgetting`, or none. Without: 1 - `keep`. Returns the share, and
+    a warning if the model forgot.
     """
-    objective = prepared.objective
+    objective, model = prepared.objective, prepared.model
+    first_banks = model.hubness
 
     def mix(share: float) -> None:
         mixed = {
@@ -215,20 +256,23 @@ def _interpolated(
             for name, value in start.items()
         }
         load_trained(objective, mixed)
+        # Of own and general pictures alike: what is typical is to hold for both.
+        fill_banks(model, prepared.batches.pictures, prepared.batches.features, seed=settings.seed)
 
-    if prepared.reference is None:
+    if prepared.watched is None:
         mix(1 - settings.keep)
         return 1 - settings.keep, None
     mix(0.0)
-    before = prepared.reference(objective).recall_1
+    before = prepared.watched(objective, first_banks).recall_1
     lost = 0.0
     for share in SHARES:
         mix(share)
-        lost = before - prepared.reference(objective).recall_1
+        lost = before - prepared.watched(objective, model.hubness).recall_1
         if lost <= settings.max_forgetting:
-            note = f"trained weights enter with {share:.0%}: with more, recall@1 on the reference set fell"
+            note = f"trained weights enter with {share:.0%}: with more, recall@1 on general pictures fell"
             return share, note if share < 1 else None
     mix(0.0)
+    model.hubness = first_banks
     return 0.0, f"the model forgets: even 10 % of the trained weights cost {lost:.1%} recall@1 elsewhere"
 
 
@@ -293,6 +337,7 @@ def _card(settings: Settings, places: Places, data: OwnData, result: Result) -> 
         data=data.name,
         num_train=len(data.train),
         num_held=len(data.held_out),
+        general=f"Each batch held {settings.replay_share:.0%} general pictures. " if places.replay else "",
         steps=result.steps,
         share=result.share,
         recalls=recalls,
@@ -304,8 +349,8 @@ CARD = """\
 # xattn: `{name}`, fine-tuned from `{start}`
 
 On {num_train} captioned pictures of `{data}`, {steps} steps; {num_held} pictures held out, which early
-stopping and calibration have seen. Fusion, text head and cross-attention were trained, the towers not. The
-trained weights make up {share:.0%} of the change (weights interpolated with the start's, WiSE-FT).
+stopping and calibration have seen. Fusion, text head and cross-attention were trained, the towers not.
+{general}The trained weights make up {share:.0%} of the change (weights interpolated with the start's, WiSE-FT).
 
 | text to image, held-out pictures | before | after |
 |---|--:|--:|
@@ -323,6 +368,8 @@ def restart(work: Path) -> None:
     """Forgets a run, not its features."""
     for name in ("state.pt", "log.jsonl", "curves.png", "before_after.md"):
         (work / name).unlink(missing_ok=True)
+    for path in work.glob("mined-*.npy"):
+        path.unlink()
     shutil.rmtree(work / "tmp", ignore_errors=True)
 
 

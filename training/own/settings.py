@@ -1,12 +1,9 @@
-"""Settings of a fine-tuning run, and how they are changed by name."""
+"""Settings of a fine-tuning run."""
 
 from __future__ import annotations
 
-import difflib
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass, fields, replace
-from typing import Any
+from dataclasses import dataclass, replace
 
 from xattn.errors import DataError
 
@@ -26,7 +23,12 @@ class Settings:
     validations:    how often the held-out pictures are searched, spread over the run
     held_out:       share of the pictures held out where the data has no splits; at most max_held_out
     max_forgetting: recall@1 that the reference set may lose, as a share; see `run.interpolated`
-    keep:           share of the starting weights in the result where there is no reference set
+    keep:           share of the starting weights in the result where nothing measures forgetting
+    replay_share:   share of general pictures in each batch, where there are some to replay
+    max_replay:     general pictures to train on, at most; replay_apart: to measure forgetting on
+    hard_group:     pictures that the model confuses and a batch holds together; 0: none, see `mining`
+    hard_every:     epochs after which they are looked for anew
+    same_text, same_picture: cosines from which two captions or pictures are taken for the same
     save_seconds:   between two checkpoints; does not change the result
     """
 
@@ -46,6 +48,13 @@ class Settings:
     max_held_out: int = 500
     max_forgetting: float = 0.02
     keep: float = 0.3
+    replay_share: float = 0.5
+    max_replay: int = 600
+    replay_apart: int = 200
+    hard_group: int = 0
+    hard_every: int = 3
+    same_text: float = 0.9
+    same_picture: float = 0.95
     save_seconds: float = 20.0
     max_pictures: int = 0
     seed: int = 0
@@ -58,35 +67,16 @@ def smoke(settings: Settings) -> Settings:
     )
 
 
-def changed(settings: Settings, changes: Mapping[str, str]) -> Settings:
-    """Settings with some replaced, as given on a command line.
-
-    Raises DataError for a setting that does not exist, with the nearest that does, or does not parse.
-    """
-    kinds = {f.name: {"int": int, "float": float, "str": str}[str(f.type)] for f in fields(Settings)}
-    values: dict[str, Any] = {}
-    for name, text in changes.items():
-        if name not in kinds:
-            near = difflib.get_close_matches(name, kinds, n=1)
-            hint = f"did you mean {near[0]}?" if near else f"valid are {', '.join(kinds)}"
-            raise DataError(f"no setting {name!r}: {hint}")
-        try:
-            values[name] = kinds[name](text)
-        except ValueError as error:
-            raise DataError(f"setting {name}: expected {kinds[name].__name__}, got {text!r}") from error
-    return checked(replace(settings, **values))
-
-
 def checked(settings: Settings) -> Settings:
     """Raises DataError where a number makes no sense."""
     if settings.loss not in LOSSES:
         raise DataError(f"setting loss: expected one of {', '.join(LOSSES)}, got {settings.loss!r}")
-    for name in ("epochs", "captions", "views", "validations"):
+    for name in ("epochs", "captions", "views", "validations", "hard_every"):
         if getattr(settings, name) < 1:
             raise DataError(f"setting {name}: expected at least 1, got {getattr(settings, name)}")
     if settings.batch_size < 2:
         raise DataError("setting batch_size: expected at least 2, since pictures are told apart")
-    for name in ("held_out", "keep", "warmup_share"):
+    for name in ("held_out", "keep", "warmup_share", "replay_share"):
         if not 0 <= getattr(settings, name) < 1:
             raise DataError(f"setting {name}: expected a share from 0 to below 1")
     if not (math.isfinite(settings.learning_rate) and settings.learning_rate > 0):

@@ -13,6 +13,7 @@ from training.batches import gather
 from training.data import Picture
 from training.features import ViewFeatures
 from training.own.head import HeadObjective
+from xattn.hubness import Hubness
 
 PICTURES_AT_ONCE = 16
 COLLAPSED_SHARE = 0.5
@@ -67,8 +68,11 @@ class Validation:
         self.rows = torch.tensor([row for _, row in owners])
 
     @torch.inference_mode()
-    def scores(self, objective: HeadObjective) -> Float[Tensor, "M N"]:
-        """Combined cosines of all pictures and captions; leaves the objective in the mode it was in."""
+    def scores(self, objective: HeadObjective, hubness: Hubness | None = None) -> Float[Tensor, "M N"]:
+        """Combined cosines of all pictures and captions; leaves the objective in the mode it was in.
+
+        hubness: taken out of them, as a search does
+        """
         training = objective.training
         objective.eval()
         device = objective.table.device
@@ -79,12 +83,13 @@ class Validation:
             given = gather([self.features], [0] * len(rows), rows, device)
             regions, pooled = given.fused(objective.fusion)
             attended = objective.attention.cosine(regions, texts, given.mask)
-            found.append(self.pooled_weight * (pooled @ texts.T) + (1 - self.pooled_weight) * attended)
+            combined = self.pooled_weight * (pooled @ texts.T) + (1 - self.pooled_weight) * attended
+            found.append(combined if hubness is None else combined - hubness(pooled, texts))
         objective.train(training)
         return torch.cat(found).cpu()
 
-    def __call__(self, objective: HeadObjective) -> Validated:
-        return validated(self.scores(objective), self.owners)
+    def __call__(self, objective: HeadObjective, hubness: Hubness | None = None) -> Validated:
+        return validated(self.scores(objective, hubness), self.owners)
 
 
 def validated(scores: Float[Tensor, "M N"], owners: Tensor) -> Validated:
