@@ -5,10 +5,11 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from training.own.settings import Settings, changed, smoke
+from training.own.settings import MODES, Settings, changed, smoke
 from xattn import terminal
 from xattn.errors import XattnError
 
@@ -19,6 +20,7 @@ def main(arguments: Sequence[str], program: str = "xattn train") -> int:
     options = parser.parse_args(arguments)
     try:
         settings = smoke(Settings()) if options.smoke else Settings()
+        settings = replace(settings, mode=options.mode)
         settings = changed(settings, dict(_setting(parser, text) for text in options.set))
         from training.own.run import Places, restart, run  # torch takes seconds, `--help` should not
 
@@ -60,7 +62,7 @@ def _parser(program: str) -> argparse.ArgumentParser:
     add("--data", type=Path, required=True, metavar="PATH", help="pictures with captions, in any layout")
     add("--out", type=Path, required=True, metavar="DIR", help="model directory to write")
     add("--model", default="default", help="model to start from: default, or a directory (%(default)s)")
-    add("--mode", default="head", choices=["head"], help="what is trained: head, all but the towers")
+    add("--mode", default="head", choices=MODES, help="what is trained: %(choices)s (%(default)s)")
     add("--validate-on", metavar="SPLIT", help="split for validation (one named val, dev or the like)")
     add("--reference", type=Path, metavar="PATH", help="dataset on which the model must stay good")
     add("--reference-split", metavar="SPLIT")
