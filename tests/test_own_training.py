@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -22,13 +22,12 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from training.batches import gather
 from training.own import command, state
 from training.own import run as own_run
 from training.own.data import kept_form, load_own, readable
-from training.own.head import Batches, HeadObjective
 from training.own.loop import Loop
-from training.own.replay import joined_features, load_general
+from training.own.objective import Batches, Objective
+from training.own.replay import load_general
 from training.own.run import Places, run
 from training.own.settings import Settings, checked, rate, smoke
 from training.own.validation import Validated, Validation, validated
@@ -37,6 +36,7 @@ from training.run import untrained
 from xattn.checkpoint import load_model, save_model
 from xattn.datasets import load_dataset
 from xattn.errors import CheckpointError, DataError, TrainingStopped
+from xattn.hubness import Hubness
 
 COLORS = {"red": (220, 20, 20), "green": (20, 160, 20), "blue": (20, 40, 220), "yellow": (240, 230, 20)}
 SIZES = [(60, 90), (90, 60), (70, 72)]
@@ -100,11 +100,15 @@ def make_loop(prepared: own_run._Prepared, tmp_path: Path) -> Make:
 
     def make(settings: Settings = TINY, **more: Any) -> Loop:
         objective = copy.deepcopy(prepared.objective)
+        # The pictures' fusion is the copied model's, or the copy would train the original.
         objective.kind = settings.loss  # type: ignore[assignment]
         objective.biases.requires_grad_(settings.loss == "sigmoid")
         kept = prepared.batches
-        batches = Batches(kept.pictures, kept.features, prepared.text_rows, settings, torch.device("cpu"))
-        return Loop(objective, batches, prepared.validation, settings, tmp_path, "key", **more)
+        batches = Batches(kept.pictures, settings, kept.num_views)
+        validation = copy.copy(prepared.validation)
+        validation.source = copy.copy(validation.source)
+        validation.source.fusion = objective.pictures.fusion  # type: ignore[attr-defined]
+        return Loop(objective, batches, validation, settings, tmp_path, "key", **more)
 
     return make
 
@@ -154,8 +158,8 @@ def test_settings_that_make_no_sense() -> None:
 
 
 def test_rate_rises_and_falls() -> None:
-    rates = [rate(Settings(learning_rate=2.0, warmup_share=0.2), step, 100) for step in range(100)]
-    assert rates[0] == pytest.approx(0.1, rel=0.01)
+    rates = [rate(Settings(warmup_share=0.2), step, 100) for step in range(100)]
+    assert rates[0] == pytest.approx(0.05, rel=0.01)
     assert max(rates) == pytest.approx(rates[19], rel=0.01)
     assert rates[-1] < 0.01
     assert all(a > b for a, b in pairwise(rates[20:]))
@@ -199,15 +203,15 @@ def test_splits_are_used_and_what_cannot_be_is_told(data: Path, tmp_path: Path) 
 def test_batches(places: Places) -> None:
     own = load_own(places.data, TINY)
     pictures = kept_form(own.train, "train").pictures
-    rows = {text: row for row, text in enumerate(sorted({c for p in pictures for c in p.captions}))}
-    features = cast(Any, [SimpleNamespace()])
-    batches = Batches(pictures, features, rows, TINY, torch.device("cpu"))
+    batches = Batches(pictures, TINY, 1)
     seen = [i for index in range(batches.per_epoch) for i in batches.members(0, index)]
     assert sorted(seen) == list(range(len(pictures)))
-    assert batches.members(0, 0) == Batches(pictures, features, rows, TINY, torch.device("cpu")).members(
-        0, 0
-    )
+    assert batches.members(0, 0) == Batches(pictures, TINY, 1).members(0, 0)
     assert batches.members(0, 0) != batches.members(1, 0)
+    # Towers in training see new crops in every epoch, the same in every run.
+    live = [Batches(pictures, TINY, 4, live=True).batch(epoch, 0).views for epoch in (0, 1, 0)]
+    assert max(live[0]) > 4
+    assert live[0] == live[2] != live[1]
 
 
 def test_shared_captions_are_right_for_all(make_loop: Make) -> None:
@@ -215,7 +219,7 @@ def test_shared_captions_are_right_for_all(make_loop: Make) -> None:
     batch = batches.batch(0, 0)
     texts = batch.positives.sum(0)
     own = [batches.pictures[i].captions for i in batches.members(0, 0)]
-    assert len(batch.rows.unique()) == len(batch.rows)
+    assert len(set(batch.captions)) == len(batch.captions)
     assert batch.positives.sum(1).tolist() == [2] * len(own)
     colors = [captions[0] for captions in own]
     assert sorted(texts.tolist()) == sorted([1] * len(own) + [colors.count(c) for c in set(colors)])
@@ -314,15 +318,15 @@ def test_scales_start_where_the_model_matches(make_loop: Make, loss: str) -> Non
 def test_loss_that_is_no_number_stops_and_names_the_batch(make_loop: Make) -> None:
     loop = make_loop(replace(TINY, save_seconds=0.0))
     poisoned = loop.batches.members(1, 1)
-    real = loop.batches.batch
+    real = loop.objective.pictures.load
 
-    def batch(epoch: int, index: int) -> Any:
-        found = real(epoch, index)
-        if (epoch, index) == (1, 1):
-            found.given.tokens[0] = torch.nan
+    def load(rows: Sequence[int], views: Sequence[int]) -> Any:
+        found = real(rows, views)
+        if sorted(rows) == sorted(loop.batches.pictures[i].row for i in poisoned):
+            loop.objective.model.attention.query.weight.data[0] = torch.nan
         return found
 
-    loop.batches.batch = batch  # type: ignore[method-assign]
+    loop.objective.pictures.load = load  # type: ignore[method-assign]
     name = str(loop.batches.pictures[poisoned[0]].path)
     with pytest.raises(TrainingStopped, match="epoch 2, batch 2") as stopped:
         loop.run()
@@ -333,10 +337,10 @@ def test_loss_that_is_no_number_stops_and_names_the_batch(make_loop: Make) -> No
 
 
 def test_early_stop_and_collapse(make_loop: Make, tmp_path: Path) -> None:
-    def fixed(recalls: list[float], most_first: list[float]) -> Callable[[HeadObjective], Validated]:
+    def fixed(recalls: list[float], most_first: list[float]) -> Callable[[Objective], Validated]:
         found = iter(zip(recalls, most_first, strict=True))
 
-        def validate(objective: HeadObjective) -> Validated:
+        def validate(objective: Objective) -> Validated:
             recall, first = next(found)
             return Validated(recall, recall, recall, first, 50)
 
@@ -374,38 +378,36 @@ def test_checkpoints_of_others_are_refused(make_loop: Make, tmp_path: Path) -> N
 # The guard against forgetting
 
 
-def test_share_of_the_trained_weights(make_loop: Make, monkeypatch: pytest.MonkeyPatch) -> None:
-    loop = make_loop(replace(TINY, epochs=1))
-    start = state.trained_state(loop.objective)
-    found = loop.run()
+def test_share_of_the_trained_weights(make_loop: Make) -> None:
+    objective = make_loop().objective
     name = "attention.query.weight"
+    start = {k: p.detach().clone() for k, p in objective.model.named_parameters()}
+    trained = {name: start[name] + 1.0}
     lost = {"by": 0.0}
 
-    def watched(objective: HeadObjective, hubness: object) -> Validated:
-        moved = dict(objective.trained())[name].detach() - start[name]
-        share = float((moved.norm() / (found.best[name] - start[name]).norm()).detach())
-        return Validated(0.5 - lost["by"] * share, 0, 0, 0, 50)
+    def moved() -> Tensor:
+        return objective.model.attention.query.weight.detach() - start[name]
 
-    found.best = {key: value + 1.0 for key, value in start.items()}
+    def watched(_: Objective, hubness: Hubness) -> Validated:
+        return Validated(0.5 - lost["by"] * float(moved().mean()), 0, 0, 0, 50)
+
     prepared = cast(
-        Any, SimpleNamespace(objective=loop.objective, watched=None, model=SimpleNamespace(hubness=None))
+        Any, SimpleNamespace(model=objective.model, objective=objective, start=start, watched=None)
     )
-    monkeypatch.setattr(own_run, "fill_banks", lambda *_, **__: None)
-    prepared.batches = loop.batches
-    share, note = own_run._interpolated(prepared, start, found, replace(TINY, keep=0.25))
+    share, note = own_run._interpolated(prepared, trained, replace(TINY, keep=0.25))
     assert (share, note) == (0.75, None)
-    torch.testing.assert_close(dict(loop.objective.trained())[name].detach(), start[name] + 0.75)
+    torch.testing.assert_close(moved(), torch.full_like(start[name], 0.75))
     prepared.watched = watched
-    assert own_run._interpolated(prepared, start, found, TINY) == (1.0, None)
+    assert own_run._interpolated(prepared, trained, TINY) == (1.0, None)
     lost["by"] = 0.03  # 2 points may be lost: up to two thirds of the way
-    share, note = own_run._interpolated(prepared, start, found, TINY)
+    share, note = own_run._interpolated(prepared, trained, TINY)
     assert share == 0.55
     assert note is not None
     lost["by"] = 0.5
-    share, note = own_run._interpolated(prepared, start, found, TINY)
+    share, note = own_run._interpolated(prepared, trained, TINY)
     assert share == 0.0
     assert "forgets" in str(note)
-    assert torch.equal(dict(loop.objective.trained())[name].detach(), start[name])
+    assert not moved().any()
 
 
 # The whole path
@@ -450,18 +452,6 @@ def test_general_pictures_are_mixed_in(places: Places, tmp_path: Path) -> None:
     assert (len(general.train), len(general.apart)) == (10, 10)
 
 
-def test_joined_features_are_those_of_either(prepared: own_run._Prepared) -> None:
-    own, general = prepared.batches.features, [replace(view) for view in prepared.batches.features]
-    count = len(own[0].grid)
-    joined = joined_features([own[0], own[0]], general)
-    rows = [1, count + 2, count - 1, count]
-    found = gather(joined, [0, 1, 1, 0], rows, torch.device("cpu"))
-    expected = gather(own, [0] * 4, [1, 2, count - 1, 0], torch.device("cpu"))
-    for name in ("tokens", "cells", "prior", "colors", "mask"):
-        assert torch.equal(getattr(found, name), getattr(expected, name))
-    assert found.sizes == expected.sizes
-
-
 @pytest.mark.parametrize(
     ("more", "message"),
     [
@@ -484,7 +474,7 @@ def test_models_of_other_towers_are_refused(
     from tests.color_model import color_model
 
     monkeypatch.setattr(own_run, "load_model", lambda *_, **__: color_model())
-    with pytest.raises(DataError, match="towers are not the default ones"):
+    with pytest.raises(DataError, match="ColorVision and ColorText"):
         run(TINY, replace(places, out=tmp_path / "out"))
 
 

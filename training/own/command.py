@@ -95,7 +95,7 @@ def main(arguments: Sequence[str], program: str = "xattn train") -> int:
 
 
 def parsed(arguments: Sequence[str], program: str = "xattn train") -> Options:
-    """Names are those of the fields, with - or _. One that does not exist is answered with those near it."""
+    """Names are those of the fields, with - or _; near ones are told of one that does not exist."""
     given = list(_set_as_options(arguments))
     settings = smoke(Settings()) if "--smoke" in given else Settings()
     missing: Any = tyro.MISSING

@@ -19,6 +19,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from training.own import parallel
 from training.own.plan import Shuffled
 from training.own.settings import Settings
 from xattn.errors import CheckpointError
@@ -66,14 +67,22 @@ class Miner:
         if mined == 0:
             return
         path = self.directory / f"mined-{self.key[:8]}-{mined}.npy"
-        if not path.is_file():
+        if not parallel.from_main(path.is_file()):
             if is_begun or mined != epoch:
                 raise CheckpointError(f"{path} is gone, so the run cannot go on: --restart begins anew")
-            temporary = path.with_name(f".{path.name}.tmp")
-            with temporary.open("wb") as file:
-                np.save(file, nearest_wrong(*self.embed(), self.settings))
-            os.replace(temporary, path)
+            found = nearest_wrong(*self.embed(), self.settings)
+            if parallel.is_main():
+                _keep(found, path)
+            parallel.from_main(None)  # which waits for the file
         self.plan.neighbours = np.load(path)
+
+
+def _keep(found: Int[np.ndarray, "N K"], path: Path) -> None:
+    """Under a temporary name first: what is there is whole."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    with temporary.open("wb") as file:
+        np.save(file, found)
+    os.replace(temporary, path)
 
 
 @torch.no_grad()

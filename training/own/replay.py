@@ -7,15 +7,9 @@ it the share of trained weights is chosen (WiSE-FT), so that the reference set s
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
 
-import numpy as np
-
-from training.data import Picture
-from training.features import ViewFeatures
 from training.own.data import TRAIN, readable, usable, withheld
 from training.own.mining import Hard
 from training.own.plan import Mixed, Plan, Shuffled
@@ -68,34 +62,3 @@ def plans(num_own: int, num_general: int, settings: Settings) -> tuple[Hard, Pla
     if not general_size:
         return own, own
     return own, Mixed(own, Shuffled(num_general, general_size, settings.seed), num_own)
-
-
-def joined_pictures(own: Sequence[Picture], general: Sequence[Picture]) -> tuple[Picture, ...]:
-    """One list, as `joined_features` has their rows."""
-    return (*own, *(replace(picture, row=len(own) + picture.row) for picture in general))
-
-
-def joined_features(own: Sequence[ViewFeatures], general: Sequence[ViewFeatures]) -> list[ViewFeatures]:
-    """The general pictures' rows after the own ones', in every view; where they have fewer views, the last
-    of them stands for the others. Nothing is copied: the arrays are larger than memory may be."""
-    found = []
-    for number, first in enumerate(own):
-        second = general[min(number, len(general) - 1)]
-        arrays = {
-            field.name: _Joined(getattr(first, field.name), getattr(second, field.name))
-            for field in fields(ViewFeatures)
-            if field.name != "views"
-        }
-        found.append(ViewFeatures([*first.views, *second.views], **cast(Any, arrays)))
-    return found
-
-
-class _Joined:
-    """Reads rows of two arrays as if they were one."""
-
-    def __init__(self, first: np.ndarray, second: np.ndarray) -> None:
-        self.first, self.second = first, second
-
-    def __getitem__(self, row: int) -> np.ndarray:
-        rest = row - len(self.first)
-        return self.first[row] if rest < 0 else self.second[rest]

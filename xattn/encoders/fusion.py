@@ -45,8 +45,9 @@ class FusionConfig:
 def upsampling(from_size: Size, to_size: Size) -> Float[Tensor, "R P"]:
     """Matrix that resamples a grid bilinearly (half-pixel centres), row-major cells on both sides."""
     num_cells = from_size[0] * from_size[1]
-    basis = torch.eye(num_cells).view(num_cells, 1, *from_size)
-    return F.interpolate(basis, size=to_size, mode="bilinear", align_corners=False).flatten(1).T
+    with torch.inference_mode(False):  # kept for calls that want gradients, whoever asks first
+        basis = torch.eye(num_cells).view(num_cells, 1, *from_size)
+        return F.interpolate(basis, size=to_size, mode="bilinear", align_corners=False).flatten(1).T
 
 
 def patch_colors(frames: Float[Tensor, "B 3 h w"], grid: Size) -> Float[Tensor, "B R 6"]:
