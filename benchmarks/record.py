@@ -81,7 +81,7 @@ def main(name: str, summary: str, measure: Callable[[Path], Result]) -> None:
     out: Path = parser.parse_args().out
     out.mkdir(parents=True, exist_ok=True)
     commit = _commit()
-    others = _OtherPrograms()
+    others = OtherPrograms()
     result = measure(out)
     busy = others.share()
     figures = [figure.as_json() for figure in result.figures]
@@ -145,7 +145,7 @@ def indexed_samples(model: XAttnModel, folder: Path) -> Iterator[Engine]:
         yield engine
 
 
-class _OtherPrograms:
+class OtherPrograms:
     """Measures, from when it is made, what share of the processor other programs used. Linux only."""
 
     def __init__(self) -> None:

@@ -13,7 +13,8 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from tests.color_model import color_model, paint
-from xattn import cli, terminal
+from xattn import __version__, cli, terminal
+from xattn.cli import common
 from xattn.engine import Engine
 
 GRID = (5, 7)
@@ -360,7 +361,7 @@ def test_help_lists_the_commands_and_imports_nothing_heavy(tmp_path):
 
 def test_version():
     result = run("--version")
-    assert result.stdout == f"xattn {cli.__version__}\n"
+    assert result.stdout == f"xattn {__version__}\n"
 
 
 @pytest.mark.skipif(sys.platform in ("win32", "darwin"), reason="where Linux keeps a program's data")
@@ -369,7 +370,7 @@ def test_version():
 )
 def test_where_the_index_is(given, expected, monkeypatch):
     monkeypatch.setenv("XDG_DATA_HOME", given)
-    assert cli._data_dir() == expected
+    assert common.data_dir() == expected
 
 
 def test_output_that_its_encoding_cannot_hold():

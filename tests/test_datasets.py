@@ -133,6 +133,35 @@ def test_hash_survives_another_size_and_tells_pictures_apart(tmp_path: Path) -> 
     assert np.unpackbits(difference_hash(large) ^ difference_hash(small)).sum() <= 3
 
 
+def test_near_duplicates_are_those_of_a_plain_comparison() -> None:
+    rng = np.random.default_rng(0)
+    hashes = rng.integers(0, 256, (60, 8), dtype=np.uint8)
+    for row in range(30):  # differ in 0 … 5 bits from those 30 rows on
+        hashes[row + 30] = hashes[row]
+        for bit in rng.choice(64, row % 6, replace=False):
+            hashes[row + 30, bit // 8] ^= 1 << (bit % 8)
+    paths = [Path(str(n)) for n in range(60)]
+    expected = [
+        (str(a), str(b), int(bits))
+        for a in range(60)
+        for b in range(a + 1, 60)
+        if (bits := np.unpackbits(hashes[a] ^ hashes[b]).sum()) <= 3
+    ]
+    assert len(expected) >= 20
+    found = [(p.first.name, p.second.name, p.bits) for p in near_duplicates(paths, hashes, paths, hashes)]
+    assert found == expected
+
+
+def test_pictures_that_look_the_same_in_one_folder_are_told(tmp_path: Path) -> None:
+    for name, seed in (("a", 1), ("b", 2), ("c", 1)):
+        photo(tmp_path / f"{name}.png", seed, (70 + seed, 50))
+        (tmp_path / f"{name}.txt").write_text(name)
+    report = check_dataset(tmp_path)
+    assert [(p.first.name, p.second.name) for p in report.near_duplicates] == [("a.png", "c.png")]
+    assert report.is_usable, "that is worth knowing, but no fault"
+    assert "one may be trained on" in CliRunner().invoke(app, ["data", "check", str(tmp_path)]).output
+
+
 @pytest.fixture
 def faulty(tmp_path: Path) -> Path:
     rows = ["image,caption,split"]

@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -25,16 +25,18 @@ from torch import Tensor
 from training.own import command, state
 from training.own import run as own_run
 from training.own.data import kept_form, load_own, readable
-from training.own.head import Batches, HeadObjective
 from training.own.loop import Loop
+from training.own.objective import Batches, Objective
+from training.own.replay import load_general
 from training.own.run import Places, run
-from training.own.settings import Settings, changed, rate, smoke
+from training.own.settings import Settings, checked, rate, smoke
 from training.own.validation import Validated, Validation, validated
 from training.recipes import default
 from training.run import untrained
 from xattn.checkpoint import load_model, save_model
 from xattn.datasets import load_dataset
 from xattn.errors import CheckpointError, DataError, TrainingStopped
+from xattn.hubness import Hubness
 
 COLORS = {"red": (220, 20, 20), "green": (20, 160, 20), "blue": (20, 40, 220), "yellow": (240, 230, 20)}
 SIZES = [(60, 90), (90, 60), (70, 72)]
@@ -98,11 +100,15 @@ def make_loop(prepared: own_run._Prepared, tmp_path: Path) -> Make:
 
     def make(settings: Settings = TINY, **more: Any) -> Loop:
         objective = copy.deepcopy(prepared.objective)
+        # The pictures' fusion is the copied model's, or the copy would train the original.
         objective.kind = settings.loss  # type: ignore[assignment]
         objective.biases.requires_grad_(settings.loss == "sigmoid")
         kept = prepared.batches
-        batches = Batches(kept.pictures, kept.features, prepared.text_rows, settings, torch.device("cpu"))
-        return Loop(objective, batches, prepared.validation, settings, tmp_path, "key", **more)
+        batches = Batches(kept.pictures, settings, kept.num_views)
+        validation = copy.copy(prepared.validation)
+        validation.source = copy.copy(validation.source)
+        validation.source.fusion = objective.pictures.fusion  # type: ignore[attr-defined]
+        return Loop(objective, batches, validation, settings, tmp_path, "key", **more)
 
     return make
 
@@ -110,25 +116,50 @@ def make_loop(prepared: own_run._Prepared, tmp_path: Path) -> Make:
 # Settings and data
 
 
-def test_settings_by_name() -> None:
-    found = changed(Settings(), {"epochs": "3", "loss": "sigmoid", "learning_rate": "0.5"})
-    assert (found.epochs, found.loss, found.learning_rate) == (3, "sigmoid", 0.5)
-    for changes, message in (
-        ({"epoch": "3"}, "did you mean epochs"),
-        ({"zzz": "3"}, "valid are epochs"),
-        ({"epochs": "many"}, "expected int, got 'many'"),
+NEEDED = ["--data", "d", "--out", "o"]
+
+
+def test_settings_are_options() -> None:
+    found = command.parsed([*NEEDED, "--epochs", "3", "--learning_rate=0.5", "--set", "loss=sigmoid"])
+    assert found.settings == replace(Settings(), epochs=3, learning_rate=0.5, loss="sigmoid")
+    assert (found.data, found.out, found.work) == ("d", Path("o"), None)
+    quick = command.parsed([*NEEDED, "--smoke", "--epochs", "7"]).settings
+    assert quick == replace(smoke(Settings()), epochs=7)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ([*NEEDED, "--learnig-rate", "3"], "--learning-rate"),
+        ([*NEEDED, "--set", "learnig_rate=3"], "--learning-rate"),
+        ([*NEEDED, "--epochs", "many"], "'many'"),
+        (["--data", "d"], "--out"),
+    ],
+)
+def test_mistakes_in_the_command_are_told_with_what_is_near(
+    given: list[str], message: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        command.parsed(given)
+    assert stopped.value.code == 2
+    assert message in capfd.readouterr().err
+
+
+def test_settings_that_make_no_sense() -> None:
+    changes: list[tuple[dict[str, Any], str]] = [
         ({"loss": "mse"}, "info_nce, sigmoid"),
-        ({"batch_size": "1"}, "at least 2"),
-        ({"held_out": "1"}, "share"),
-        ({"learning_rate": "nan"}, "above 0"),
-    ):
+        ({"batch_size": 1}, "at least 2"),
+        ({"held_out": 1.0}, "share"),
+        ({"learning_rate": float("nan")}, "above 0"),
+    ]
+    for change, message in changes:
         with pytest.raises(DataError, match=message):
-            changed(Settings(), changes)
+            checked(replace(Settings(), **change))
 
 
 def test_rate_rises_and_falls() -> None:
-    rates = [rate(Settings(learning_rate=2.0, warmup_share=0.2), step, 100) for step in range(100)]
-    assert rates[0] == pytest.approx(0.1, rel=0.01)
+    rates = [rate(Settings(warmup_share=0.2), step, 100) for step in range(100)]
+    assert rates[0] == pytest.approx(0.05, rel=0.01)
     assert max(rates) == pytest.approx(rates[19], rel=0.01)
     assert rates[-1] < 0.01
     assert all(a > b for a, b in pairwise(rates[20:]))
@@ -172,15 +203,15 @@ def test_splits_are_used_and_what_cannot_be_is_told(data: Path, tmp_path: Path) 
 def test_batches(places: Places) -> None:
     own = load_own(places.data, TINY)
     pictures = kept_form(own.train, "train").pictures
-    rows = {text: row for row, text in enumerate(sorted({c for p in pictures for c in p.captions}))}
-    features = cast(Any, [SimpleNamespace()])
-    batches = Batches(pictures, features, rows, TINY, torch.device("cpu"))
+    batches = Batches(pictures, TINY, 1)
     seen = [i for index in range(batches.per_epoch) for i in batches.members(0, index)]
     assert sorted(seen) == list(range(len(pictures)))
-    assert batches.members(0, 0) == Batches(pictures, features, rows, TINY, torch.device("cpu")).members(
-        0, 0
-    )
+    assert batches.members(0, 0) == Batches(pictures, TINY, 1).members(0, 0)
     assert batches.members(0, 0) != batches.members(1, 0)
+    # Towers in training see new crops in every epoch, the same in every run.
+    live = [Batches(pictures, TINY, 4, live=True).batch(epoch, 0).views for epoch in (0, 1, 0)]
+    assert max(live[0]) > 4
+    assert live[0] == live[2] != live[1]
 
 
 def test_shared_captions_are_right_for_all(make_loop: Make) -> None:
@@ -188,7 +219,7 @@ def test_shared_captions_are_right_for_all(make_loop: Make) -> None:
     batch = batches.batch(0, 0)
     texts = batch.positives.sum(0)
     own = [batches.pictures[i].captions for i in batches.members(0, 0)]
-    assert len(batch.rows.unique()) == len(batch.rows)
+    assert len(set(batch.captions)) == len(batch.captions)
     assert batch.positives.sum(1).tolist() == [2] * len(own)
     colors = [captions[0] for captions in own]
     assert sorted(texts.tolist()) == sorted([1] * len(own) + [colors.count(c) for c in set(colors)])
@@ -287,15 +318,15 @@ def test_scales_start_where_the_model_matches(make_loop: Make, loss: str) -> Non
 def test_loss_that_is_no_number_stops_and_names_the_batch(make_loop: Make) -> None:
     loop = make_loop(replace(TINY, save_seconds=0.0))
     poisoned = loop.batches.members(1, 1)
-    real = loop.batches.batch
+    real = loop.objective.pictures.load
 
-    def batch(epoch: int, index: int) -> Any:
-        found = real(epoch, index)
-        if (epoch, index) == (1, 1):
-            found.given.tokens[0] = torch.nan
+    def load(rows: Sequence[int], views: Sequence[int]) -> Any:
+        found = real(rows, views)
+        if sorted(rows) == sorted(loop.batches.pictures[i].row for i in poisoned):
+            loop.objective.model.attention.query.weight.data[0] = torch.nan
         return found
 
-    loop.batches.batch = batch  # type: ignore[method-assign]
+    loop.objective.pictures.load = load  # type: ignore[method-assign]
     name = str(loop.batches.pictures[poisoned[0]].path)
     with pytest.raises(TrainingStopped, match="epoch 2, batch 2") as stopped:
         loop.run()
@@ -306,10 +337,10 @@ def test_loss_that_is_no_number_stops_and_names_the_batch(make_loop: Make) -> No
 
 
 def test_early_stop_and_collapse(make_loop: Make, tmp_path: Path) -> None:
-    def fixed(recalls: list[float], most_first: list[float]) -> Callable[[HeadObjective], Validated]:
+    def fixed(recalls: list[float], most_first: list[float]) -> Callable[[Objective], Validated]:
         found = iter(zip(recalls, most_first, strict=True))
 
-        def validate(objective: HeadObjective) -> Validated:
+        def validate(objective: Objective) -> Validated:
             recall, first = next(found)
             return Validated(recall, recall, recall, first, 50)
 
@@ -348,33 +379,35 @@ def test_checkpoints_of_others_are_refused(make_loop: Make, tmp_path: Path) -> N
 
 
 def test_share_of_the_trained_weights(make_loop: Make) -> None:
-    loop = make_loop(replace(TINY, epochs=1))
-    start = state.trained_state(loop.objective)
-    found = loop.run()
+    objective = make_loop().objective
     name = "attention.query.weight"
+    start = {k: p.detach().clone() for k, p in objective.model.named_parameters()}
+    trained = {name: start[name] + 1.0}
     lost = {"by": 0.0}
 
-    def reference(objective: HeadObjective) -> Validated:
-        moved = dict(objective.trained())[name].detach() - start[name]
-        share = float((moved.norm() / (found.best[name] - start[name]).norm()).detach())
-        return Validated(0.5 - lost["by"] * share, 0, 0, 0, 50)
+    def moved() -> Tensor:
+        return objective.model.attention.query.weight.detach() - start[name]
 
-    found.best = {key: value + 1.0 for key, value in start.items()}
-    prepared = cast(Any, SimpleNamespace(objective=loop.objective, reference=None))
-    share, note = own_run._interpolated(prepared, start, found, replace(TINY, keep=0.25))
+    def watched(_: Objective, hubness: Hubness) -> Validated:
+        return Validated(0.5 - lost["by"] * float(moved().mean()), 0, 0, 0, 50)
+
+    prepared = cast(
+        Any, SimpleNamespace(model=objective.model, objective=objective, start=start, watched=None)
+    )
+    share, note = own_run._interpolated(prepared, trained, replace(TINY, keep=0.25))
     assert (share, note) == (0.75, None)
-    torch.testing.assert_close(dict(loop.objective.trained())[name].detach(), start[name] + 0.75)
-    prepared.reference = reference
-    assert own_run._interpolated(prepared, start, found, TINY) == (1.0, None)
+    torch.testing.assert_close(moved(), torch.full_like(start[name], 0.75))
+    prepared.watched = watched
+    assert own_run._interpolated(prepared, trained, TINY) == (1.0, None)
     lost["by"] = 0.03  # 2 points may be lost: up to two thirds of the way
-    share, note = own_run._interpolated(prepared, start, found, TINY)
+    share, note = own_run._interpolated(prepared, trained, TINY)
     assert share == 0.55
     assert note is not None
     lost["by"] = 0.5
-    share, note = own_run._interpolated(prepared, start, found, TINY)
+    share, note = own_run._interpolated(prepared, trained, TINY)
     assert share == 0.0
     assert "forgets" in str(note)
-    assert torch.equal(dict(loop.objective.trained())[name].detach(), start[name])
+    assert not moved().any()
 
 
 # The whole path
@@ -399,10 +432,30 @@ def test_command(places: Places, tmp_path: Path, capfd: pytest.CaptureFixture[st
     assert "recall@5" in card
 
 
+def test_general_pictures_are_mixed_in(places: Places, tmp_path: Path) -> None:
+    """Half of each batch, and with hard groups in the other half: the whole command."""
+    more = ["--replay", str(places.data), "--replay-share", "0.5", "--hard-group", "2", "--hard-every", "1"]
+    work = tmp_path / "work"
+    work.mkdir()
+    (places.work / "features").mkdir(parents=True, exist_ok=True)
+    (work / "features").symlink_to(places.work / "features")
+    given = arguments(places, tmp_path / "own", "--work", str(work), "--smoke", "--no-comparison", *more)
+    assert command.main(given) == 0
+    log = [json.loads(line) for line in (work / "log.jsonl").read_text().splitlines()]
+    assert all(entry["pictures"] == 4 for entry in log if "pictures" in entry)
+    assert len(list(work.glob("mined-*.npy"))) == 1, "mined before the second epoch, not before the first"
+    assert "general pictures" in (tmp_path / "own" / "README.md").read_text()
+    # Neither the pictures kept apart nor the held-out ones are trained on.
+    settings = smoke(Settings())
+    general = load_general(places.data, None, settings)
+    assert not {r.image for r in general.train} & {r.image for r in general.apart}
+    assert (len(general.train), len(general.apart)) == (10, 10)
+
+
 @pytest.mark.parametrize(
     ("more", "message"),
     [
-        (["--set", "epoch=3"], "did you mean epochs"),
+        (["--loss", "mse"], "info_nce, sigmoid"),
         (["--model", "nowhere"], "no model 'nowhere'"),
         (["--validate-on", "dev"], "has the splits"),
     ],
@@ -421,7 +474,7 @@ def test_models_of_other_towers_are_refused(
     from tests.color_model import color_model
 
     monkeypatch.setattr(own_run, "load_model", lambda *_, **__: color_model())
-    with pytest.raises(DataError, match="towers are not the default ones"):
+    with pytest.raises(DataError, match="ColorVision and ColorText"):
         run(TINY, replace(places, out=tmp_path / "out"))
 
 

@@ -10,6 +10,7 @@ import os
 import sys
 import time
 import unicodedata
+from collections import deque
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
     from xattn.engine import IndexInfo
     from xattn.types import AddReport, Grounding, Hit
 
+BURST_SECONDS, FIRST_SECONDS, PACE_SECONDS = 0.5, 2.0, 30.0
+"""Of a task: what comes so early was done before; a pace is told from then on; it is one of so long."""
 LINE_SECONDS = 10.0
 """Where no bar can be drawn, a line tells the progress about this often."""
 
@@ -46,7 +49,7 @@ def plain(value: object) -> str:
 class Bar:
     """Progress on standard error: a bar at a terminal, else a line every few seconds.
 
-    A context manager; `update` may name one task after another.
+    A context manager; `update` may name one task after another. note: shown behind the task
     """
 
     def __init__(self, task: str, unit: str = "") -> None:
@@ -54,18 +57,20 @@ class Bar:
 
         self._task = task
         self._unit = f" {unit}" if unit else ""
-        self._started = self._last_line = time.monotonic()
+        self._last_line = time.monotonic()
+        self._pace = _Pace()
+        self.note = ""
         self._bar = progress.Progress(
             progress.TextColumn("{task.description}"),
             progress.BarColumn(),
             progress.MofNCompleteColumn(),
             progress.TextColumn("{task.fields[rate]}"),
-            progress.TimeRemainingColumn(),
+            progress.TextColumn("{task.fields[note]}"),
             console=err,
             transient=True,
             disable=not err.is_terminal,
         )
-        self._id = self._bar.add_task(task, total=None, rate="")
+        self._id = self._bar.add_task(task, total=None, rate="", note="")
 
     def __enter__(self) -> Bar:
         self._bar.start()
@@ -78,17 +83,46 @@ class Bar:
 
     def update(self, task: str, done: int, total: int) -> None:
         if task != self._task:
-            self._task, self._started = task, time.monotonic()
+            self._task, self._pace = task, _Pace()
             self._bar.reset(self._id, description=task)
-        speed = self._bar.tasks[0].speed
-        rate = f"{speed:.1f}{self._unit}/s" if speed else ""
-        self._bar.update(self._id, completed=done, total=total, rate=rate)
         now = time.monotonic()
+        speed = self._pace.at(done, now)
+        rate = ""
+        if speed:
+            left = time.strftime("%H:%M:%S", time.gmtime((total - done) / speed))
+            rate = f"{speed:.1f}{self._unit}/s, {left} left"
+        self._bar.update(self._id, completed=done, total=total, rate=rate, note=self.note)
         if self._bar.disable and now - self._last_line >= LINE_SECONDS:
             self._last_line = now
-            rate_so_far = done / (now - self._started)
-            left = time.strftime("%H:%M:%S", time.gmtime((total - done) / rate_so_far))
-            err.print(f"{task}: {done} of {total}, {rate_so_far:.1f}{self._unit}/s, {left} left")
+            parts = (f"{task}: {done} of {total}", rate, self.note)
+            err.print(", ".join(part for part in parts if part))
+
+
+class _Pace:
+    """How fast something advances, over the last half minute.
+
+    What was done before, by an earlier run, comes in one burst at the start: it is not counted.
+    """
+
+    def __init__(self) -> None:
+        self._seen: deque[tuple[float, int]] = deque()
+
+    def at(self, done: int, now: float) -> float | None:
+        """Per second; None: not known yet."""
+        if not self._seen:
+            self._seen.append((now, done))
+        first, last = self._seen[0], self._seen[-1]
+        if len(self._seen) == 1 and now - first[0] < BURST_SECONDS:
+            self._seen[0] = (first[0], done)
+            return None
+        if now - last[0] >= 1:
+            self._seen.append((now, done))
+        while now - self._seen[0][0] > PACE_SECONDS and len(self._seen) > 2:
+            self._seen.popleft()
+        started, before = self._seen[0]
+        if done == before or now - started < FIRST_SECONDS:
+            return None
+        return (done - before) / (now - started)
 
 
 # --- for people -----------------------------------------------------------------------------------------
@@ -166,8 +200,13 @@ def print_check(report: CheckReport) -> None:
         shared = [f"{count} pictures: {text}" for text, count in split.shared_captions]
         listed("captions belong to several pictures", shared)
     pairs = [f"{pair.first} and {pair.second}" for pair in report.near_duplicates]
-    listed("pictures look the same in two splits", pairs)
-    if report.is_usable:
+    listed(
+        "pairs of pictures look the same in two splits"
+        if report.has_splits
+        else "pairs of pictures look the same: one may be trained on and the other held out",
+        pairs,
+    )
+    if report.is_usable and not report.near_duplicates:
         out.print("nothing is wrong")
 
 

@@ -2,25 +2,62 @@
 
 from __future__ import annotations
 
-import argparse
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from training.own.settings import Settings, changed, smoke
+import tyro
+from tyro.conf import FlagCreatePairsOff, OmitArgPrefixes, arg
+
+from training.own.settings import Settings, checked, smoke
 from xattn import terminal
 from xattn.errors import XattnError
 
 
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What the command is given; each setting is an option, too."""
+
+    data: Annotated[str, arg(metavar="PATH")]
+    """pictures with captions, in any layout"""
+    out: Annotated[Path, arg(metavar="DIR")]
+    """model directory to write"""
+    model: Annotated[str, arg(metavar="MODEL")] = "default"
+    """model to start from: default, or a directory"""
+    validate_on: Annotated[str | None, arg(metavar="SPLIT")] = None
+    """split for validation; else one named val, dev or the like, or a tenth of the pictures"""
+    replay: Annotated[str | None, arg(metavar="PATH")] = None
+    """general dataset to mix in, against forgetting"""
+    replay_split: Annotated[str | None, arg(metavar="SPLIT")] = None
+    """split of it; else train, where there is one"""
+    reference: Annotated[str | None, arg(metavar="PATH")] = None
+    """dataset on which the model must stay good; compared at the end"""
+    reference_split: Annotated[str | None, arg(metavar="SPLIT")] = None
+    """split of it"""
+    work: Annotated[Path | None, arg(metavar="DIR")] = None
+    """features, checkpoint and log; else OUT-run"""
+    device: str = "cpu"
+    """cpu or cuda"""
+    track: Annotated[str | None, arg(metavar="PROJECT")] = None
+    """project of trackio to log to, on this machine"""
+    smoke: bool = False
+    """a few pictures and steps: does everything work?"""
+    restart: bool = False
+    """begin anew, not from the checkpoint; features are kept"""
+    no_comparison: bool = False
+    """leave out the table of before and after"""
+    settings: OmitArgPrefixes[Settings] = field(default_factory=Settings)
+
+
 def main(arguments: Sequence[str], program: str = "xattn train") -> int:
-    """Returns the exit status."""
-    parser = _parser(program)
-    options = parser.parse_args(arguments)
+    """Returns the exit status; a mistake in the command ends the program with 2."""
+    options = parsed(arguments, program)
     try:
-        settings = smoke(Settings()) if options.smoke else Settings()
-        settings = changed(settings, dict(_setting(parser, text) for text in options.set))
+        settings = checked(options.settings)
         from training.own.run import Places, restart, run  # torch takes seconds, `--help` should not
+        from training.own.tracking import tracking
 
         places = Places(
             data=options.data,
@@ -30,16 +67,21 @@ def main(arguments: Sequence[str], program: str = "xattn train") -> int:
             validate_on=options.validate_on,
             reference=options.reference,
             reference_split=options.reference_split,
+            replay=options.replay,
+            replay_split=options.replay_split,
         )
         if options.restart:
             restart(places.work)
-        with terminal.Bar("reading", unit="pictures") as bar:
+        with (
+            terminal.Bar("reading", unit="pictures") as bar,
+            tracking(options.track, options.out.name, settings, _shown(bar)) as on_entry,
+        ):
             result = run(
                 settings,
                 places,
                 device=options.device,
                 progress=bar.update,
-                on_entry=_shown(bar),
+                on_entry=on_entry,
                 compare=not options.no_comparison,
             )
     except XattnError as error:
@@ -52,47 +94,44 @@ def main(arguments: Sequence[str], program: str = "xattn train") -> int:
     return 0
 
 
-def _parser(program: str) -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        program, description="Fine-tune a model on your own captioned pictures. Killed, it goes on."
+def parsed(arguments: Sequence[str], program: str = "xattn train") -> Options:
+    """Names are those of the fields, with - or _; near ones are told of one that does not exist."""
+    given = list(_set_as_options(arguments))
+    settings = smoke(Settings()) if "--smoke" in given else Settings()
+    missing: Any = tyro.MISSING
+    return tyro.cli(
+        Options,
+        prog=program,
+        description="Fine-tune a model on your own captioned pictures. Killed, the same command goes on.",
+        args=given,
+        default=Options(data=missing, out=missing, settings=settings),
+        config=(FlagCreatePairsOff,),
     )
-    add = parser.add_argument
-    add("--data", type=Path, required=True, metavar="PATH", help="pictures with captions, in any layout")
-    add("--out", type=Path, required=True, metavar="DIR", help="model directory to write")
-    add("--model", default="default", help="model to start from: default, or a directory (%(default)s)")
-    add("--mode", default="head", choices=["head"], help="what is trained: head, all but the towers")
-    add("--validate-on", metavar="SPLIT", help="split for validation (one named val, dev or the like)")
-    add("--reference", type=Path, metavar="PATH", help="dataset on which the model must stay good")
-    add("--reference-split", metavar="SPLIT")
-    add("--work", type=Path, metavar="DIR", help="features, checkpoint and log (OUT-run)")
-    add("--device", default="cpu", help="cpu or cuda (%(default)s)")
-    add("--set", action="append", default=[], metavar="NAME=VALUE", help="change a setting")
-    add("--smoke", action="store_true", help="a few pictures and steps: does everything work?")
-    add("--restart", action="store_true", help="begin anew, not from the checkpoint; features are kept")
-    add("--no-comparison", action="store_true", help="leave out the table of before and after")
-    return parser
 
 
-def _setting(parser: argparse.ArgumentParser, text: str) -> tuple[str, str]:
-    name, equals, value = text.partition("=")
-    if not equals:
-        parser.error(f"--set expects NAME=VALUE, got {text!r}")
-    return name, value
+def _set_as_options(arguments: Sequence[str]) -> Iterator[str]:
+    """`--set NAME=VALUE`, as in `python -m training`, is `--NAME=VALUE`."""
+    rest = iter(arguments)
+    for argument in rest:
+        if argument != "--set":
+            yield argument
+            continue
+        name, _, value = next(rest, "").partition("=")
+        if value.lower() != "false":  # flags are off already
+            yield f"--{name}" if value.lower() == "true" else f"--{name}={value}"
 
 
 def _shown(bar: terminal.Bar) -> Callable[[dict[str, Any]], None]:
     """Moves the bar, and prints each validation."""
-    seen = 0
 
     def show(entry: dict[str, Any]) -> None:
-        nonlocal seen
         if "recall_1" in entry:
             shares = ", ".join(f"@{k} {entry[f'recall_{k}']:.1%}" for k in (1, 5, 10))
-            terminal.err.print(f"step {entry['step']}/{entry['steps']}: held-out recall {shares}")
+            terminal.err.print(f"step {entry['step']} of {entry['steps']}: held-out recall {shares}")
+            bar.note = f"held-out recall@5 {entry['recall_5']:.1%}"
             return
-        seen += entry["pictures"]
-        total = seen + (entry["steps"] - entry["step"]) * entry["pictures"]
-        bar.update("training", seen, total)
+        pictures = entry["pictures"]
+        bar.update("training", entry["step"] * pictures, entry["steps"] * pictures)
 
     return show
 
@@ -113,3 +152,4 @@ def _show_result(result: Any, out: Path, work: Path) -> None:
         f"before, {after.recall_1:.1%} / {after.recall_5:.1%} / {after.recall_10:.1%} after"
     )
     terminal.out.print(f"saved in {out}; log, curves and checkpoint in {work}")
+    terminal.out.print(f"Use it: xattn index ~/Pictures --model {out} --index {out}-index")

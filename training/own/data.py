@@ -40,7 +40,7 @@ class OwnData:
         return Dataset(self.name, "held out", self.held_out)
 
 
-def load_own(path: Path, settings: Settings, validate_on: str | None = None) -> OwnData:
+def load_own(path: Path | str, settings: Settings, validate_on: str | None = None) -> OwnData:
     """Pictures without captions and missing files are left out.
 
     Where the data has a split "train" and one of HELD_OUT (or `validate_on`), these are used. Else a share
@@ -58,7 +58,7 @@ def load_own(path: Path, settings: Settings, validate_on: str | None = None) -> 
     else:
         train, held = _divided(read_dataset(path, TRAIN if TRAIN in splits else None).records, settings)
     skipped: list[Skipped] = []
-    train, held = (_usable(records, skipped) for records in (train, held))
+    train, held = (usable(records, skipped) for records in (train, held))
     if settings.max_pictures:
         train, held = train[: settings.max_pictures], held[: settings.max_pictures]
     if len(train) < FEWEST or len(held) < 2:
@@ -72,29 +72,36 @@ def load_own(path: Path, settings: Settings, validate_on: str | None = None) -> 
 def _divided(records: Sequence[Record], settings: Settings) -> tuple[list[Record], list[Record]]:
     captioned = [record for record in records if record.captions]
     count = min(settings.max_held_out, max(2, round(settings.held_out * len(captioned))))
+    held, train = withheld(captioned, count, settings.seed)
+    return train, held
+
+
+def withheld(records: Sequence[Record], count: int, seed: int) -> tuple[list[Record], list[Record]]:
+    """`count` of the records, which must have captions, and the others; each in the order given."""
 
     def draw(record: Record) -> bytes:
         # Not the whole path: the same folder elsewhere is divided the same way.
-        name = f"{settings.seed}:{record.image.name}:{record.captions[0]}"
+        name = f"{seed}:{record.image.name}:{record.captions[0]}"
         return hashlib.blake2b(name.encode(), digest_size=8).digest()
 
-    chosen = {id(record) for record in sorted(captioned, key=draw)[:count]}
+    chosen = {id(record) for record in sorted(records, key=draw)[:count]}
     return (
-        [record for record in captioned if id(record) not in chosen],
-        [record for record in captioned if id(record) in chosen],
+        [record for record in records if id(record) in chosen],
+        [record for record in records if id(record) not in chosen],
     )
 
 
-def _usable(records: Sequence[Record], skipped: list[Skipped]) -> list[Record]:
-    usable = []
+def usable(records: Sequence[Record], skipped: list[Skipped]) -> list[Record]:
+    """Those with a caption and a file; the others are added to `skipped`."""
+    kept = []
     for record in records:
         if not record.captions:
             skipped.append(Skipped(record.image, "it has no caption"))
         elif not record.image.is_file():
             skipped.append(Skipped(record.image, "there is no such file"))
         else:
-            usable.append(record)
-    return usable
+            kept.append(record)
+    return kept
 
 
 def readable(

@@ -1,18 +1,19 @@
-"""The training loop of head mode: steps, validations, checkpoints, and the reasons to stop early."""
+"""The training loop of every mode: steps, validations, checkpoints, and the reasons to stop early."""
 
 from __future__ import annotations
 
 import json
+import math
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 
+from training.own import parallel
 from training.own import state as checkpoints
-from training.own.head import Batches, HeadObjective, optimizer_of
+from training.own.objective import Batches, Objective, optimizer_of
 from training.own.settings import Settings, rate
 from training.own.state import State
 from training.own.validation import Validated, Validation
@@ -24,12 +25,13 @@ Log = Callable[[dict[str, Any]], None]
 class Loop:
     """One run, from wherever its last checkpoint stands.
 
-    directory: of state.pt and log.jsonl; key: see `state.save`; on_entry: called with each log entry
+    directory: of state.pt and log.jsonl; key: see `state.save`; on_entry: called with each log entry. All
+    processes of a run go through it together; the first one writes and tells.
     """
 
     def __init__(
         self,
-        objective: HeadObjective,
+        objective: Objective,
         batches: Batches,
         validation: Validation,
         settings: Settings,
@@ -45,7 +47,14 @@ class Loop:
         self.log_path = directory / "log.jsonl"
         self.key = key
         self.on_entry = on_entry or _ignore
+        self.on_epoch: Callable[[int, bool], None] | None = None
+        """Called before this program's first step of an epoch: (epoch, others were done before)."""
+        self.parameters = [p for _, p in objective.trained()]
         self.optimizer = optimizer_of(objective, settings)
+        # Half precision with five bits of exponent loses small gradients, unless they are scaled up.
+        self.scaler = torch.amp.GradScaler(
+            objective.model.device.type, enabled=objective.precision == torch.float16
+        )
         self.num_steps = settings.epochs * batches.per_epoch
         # Validated after these steps: evenly spread, the last one included.
         count = min(settings.validations, self.num_steps)
@@ -57,17 +66,23 @@ class Loop:
 
         Raises TrainingStopped if the loss or its gradient is no longer a number.
         """
-        found = checkpoints.load(self.path, self.key, self.objective, self.optimizer)
+        found = checkpoints.load(self.path, self.key, self.objective, self.optimizer, self.scaler)
         state = self._begun() if found is None else found
-        with self.log_path.open("a", encoding="utf-8") as file:
-            # What was logged after the checkpoint is logged again.
-            file.truncate(state.log_bytes)
+        if parallel.is_main():
+            with self.log_path.open("a", encoding="utf-8") as file:
+                # What was logged after the checkpoint is logged again.
+                file.truncate(state.log_bytes)
         self.objective.train()
+        last_epoch = None
         while state.step < self.num_steps and state.stopped is None:
+            epoch, index = divmod(state.step, self.batches.per_epoch)
+            if self.on_epoch is not None and epoch != last_epoch:
+                self.on_epoch(epoch, index > 0)
+                last_epoch = epoch
             self._step(state)
             if state.step in self.validated_after:
                 self._validate(state)
-            if time.monotonic() - self._saved >= self.settings.save_seconds:
+            if parallel.from_main(time.monotonic() - self._saved >= self.settings.save_seconds):
                 self._save(state)
         self._save(state)
         checkpoints.load_trained(self.objective, state.best)
@@ -78,9 +93,15 @@ class Loop:
         """The starting model is the first to be validated: training has to beat it."""
         torch.manual_seed(self.settings.seed)
         self.objective.set_scales(self.batches.batch(0, 0))
+        parallel.same(self.parameters)
         first = self.validation(self.objective)
-        state = State(0, checkpoints.trained_state(self.objective), first.value, 0, [])
-        self.log_path.write_text("", encoding="utf-8")
+        start = checkpoints.trained_state(self.objective)
+        average = {}
+        if self.settings.ema:
+            average = {name: p.detach().clone() for name, p in self.objective.trained()}
+        state = State(0, start, first.value, 0, [], average)
+        if parallel.is_main():
+            self.log_path.write_text("", encoding="utf-8")
         self._validated(state, first)
         self._save(state)
         return state
@@ -89,17 +110,29 @@ class Loop:
         started = time.monotonic()
         epoch, index = divmod(state.step, self.batches.per_epoch)
         batch = self.batches.batch(epoch, index)
-        lr = rate(self.settings, state.step, self.num_steps)
+        self._look_ahead(state.step + 1)
+        share = rate(self.settings, state.step, self.num_steps)
         for group in self.optimizer.param_groups:
-            group["lr"] = lr
+            group["lr"] = group["peak"] * share
+        # Every step and process begins with random numbers of its own: a checkpoint need not keep them.
+        torch.manual_seed((self.settings.seed * self.num_steps + state.step) * 1024 + parallel.rank())
         self.optimizer.zero_grad()
-        loss = self.objective(batch)
-        loss.total.backward()
-        parameters = [p for _, p in self.objective.trained()]
-        norm = nn.utils.clip_grad_norm_(parameters, self.settings.max_gradient_norm)
-        if not (loss.total.isfinite() and norm.isfinite()):
-            self._stop_at(epoch, index, loss.total.item(), norm.item())
-        self.optimizer.step()
+        factor = self.scaler.scale(torch.ones((), device=self.objective.model.device)).item()
+        found = self.objective.backward(batch, factor)
+        parallel.add_gradients(self.parameters)
+        if self.scaler.is_enabled():
+            self.scaler.unscale_(self.optimizer)
+        norm = parallel.clip_gradients(self.parameters, self.settings.max_gradient_norm)
+        total, pooled, attended = parallel.added(
+            torch.stack([found.total.detach(), found.pooled, found.attended])
+        ).tolist()
+        # Too large for half precision is not yet wrong: that step is left out, and the scale lowered.
+        overflown = self.scaler.is_enabled() and not norm.isfinite() and self.scaler.get_scale() > 1
+        if not math.isfinite(total) or not (norm.isfinite() or overflown):
+            self._stop_at(epoch, index, total, norm.item())
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        self._average(state)
         state.step += 1
         scales = self.objective.log_scales.exp().tolist()
         self._log(
@@ -108,10 +141,10 @@ class Loop:
                 "step": state.step,
                 "steps": self.num_steps,
                 "epoch": epoch + 1,
-                "rate": lr,
-                "loss": loss.total.item(),
-                "pooled": loss.pooled.item(),
-                "attended": loss.attended.item(),
+                "rate": self.settings.learning_rate * share,
+                "loss": total,
+                "pooled": pooled,
+                "attended": attended,
                 "gradient_norm": norm.item(),
                 "pooled_scale": scales[0],
                 "attended_scale": scales[1],
@@ -119,6 +152,22 @@ class Loop:
                 "seconds": round(time.monotonic() - started, 3),
             },
         )
+
+    def _look_ahead(self, step: int) -> None:
+        """Lets the next batch be decoded while this one is computed."""
+        if step < self.num_steps:
+            batch = self.batches.batch(*divmod(step, self.batches.per_epoch))
+            mine = parallel.part(len(batch.rows))
+            self.objective.pictures.ahead(batch.rows[mine], batch.views[mine])
+
+    @torch.no_grad()
+    def _average(self, state: State) -> None:
+        if not self.settings.ema:
+            return
+        # A plain mean at first, or the start would weigh on it for 1 / (1 - decay) steps.
+        decay = min(self.settings.ema, (1 + state.step) / (10 + state.step))
+        for name, parameter in self.objective.trained():
+            state.average[name].lerp_(parameter.detach(), 1 - decay)
 
     def _stop_at(self, epoch: int, index: int, loss: float, norm: float) -> None:
         members = self.batches.members(epoch, index)
@@ -131,15 +180,17 @@ class Loop:
         )
 
     def _validate(self, state: State) -> None:
+        now = checkpoints.trained_state(self.objective)
+        if state.average:
+            checkpoints.load_trained(self.objective, state.average)
         found = self.validation(self.objective)
         if found.value > state.best_value:
-            state.best, state.best_value, state.stale = (
-                checkpoints.trained_state(self.objective),
-                found.value,
-                0,
-            )
+            state.best = checkpoints.trained_state(self.objective) if state.average else now
+            state.best_value, state.stale = found.value, 0
         else:
             state.stale += 1
+        if state.average:
+            checkpoints.load_trained(self.objective, now)
         before = Validated(**{k: v for k, v in state.history[0].items() if k in Validated.__slots__})
         if found.collapsed(before):
             state.stopped = (
@@ -160,6 +211,8 @@ class Loop:
         self._log(state, entry)
 
     def _log(self, state: State, entry: dict[str, Any]) -> None:
+        if not parallel.is_main():
+            return
         line = json.dumps(entry) + "\n"
         with self.log_path.open("a", encoding="utf-8") as file:
             file.write(line)
@@ -167,7 +220,7 @@ class Loop:
         self.on_entry(entry)
 
     def _save(self, state: State) -> None:
-        checkpoints.save(self.path, self.key, state, self.objective, self.optimizer)
+        checkpoints.save(self.path, self.key, state, self.objective, self.optimizer, self.scaler)
         self._saved = time.monotonic()
 
 

@@ -4,25 +4,29 @@ from __future__ import annotations
 
 import json
 import os
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from training.own.head import HeadObjective
+from training.own import parallel
+from training.own.objective import Objective
 from xattn.errors import CheckpointError
 
-VERSION = 1
+VERSION = 2
 
 
 @dataclass(slots=True)
 class State:
     """Where a run stands after `step` steps.
 
-    best: trained parameters at the best validation so far; stale: validations since; history: a record
-    for each validation; stopped: why training ended before its last step; log_bytes: length of the log
+    best: trained parameters at the best validation so far; average: their moving average, if there is one,
+    on the device and sharded as they are;
+    stale: validations since; history: a record for each validation; stopped: why training ended before its
+    last step; log_bytes: length of the log
     """
 
     step: int
@@ -30,26 +34,33 @@ class State:
     best_value: float
     stale: int
     history: list[dict[str, Any]]
+    average: dict[str, Tensor] = field(default_factory=dict)
     stopped: str | None = None
     log_bytes: int = 0
 
 
-def trained_state(objective: HeadObjective) -> dict[str, Tensor]:
-    """A copy."""
-    return {name: p.detach().cpu().clone() for name, p in objective.trained()}
+def trained_state(objective: Objective) -> dict[str, Tensor]:
+    """A copy on the CPU. Collective where parameters are sharded."""
+    return {name: parallel.whole(p.detach()).cpu().clone() for name, p in objective.trained()}
 
 
 @torch.no_grad()
-def load_trained(objective: HeadObjective, state: dict[str, Tensor]) -> None:
+def load_trained(objective: Objective, state: Mapping[str, Tensor]) -> None:
     parameters: dict[str, nn.Parameter] = dict(objective.trained())
     for name, value in state.items():
-        parameters[name].copy_(value)
+        parameters[name].copy_(parallel.like(value, parameters[name]))
 
 
 def save(
-    path: Path, key: str, state: State, objective: HeadObjective, optimizer: torch.optim.Optimizer
+    path: Path,
+    key: str,
+    state: State,
+    objective: Objective,
+    optimizer: torch.optim.Optimizer,
+    scaler: torch.amp.GradScaler,
 ) -> None:
-    """Under a temporary name first, then renamed: what stands at `path` is always whole.
+    """Under a temporary name first, then renamed: what stands at `path` is always whole. Random numbers
+    are not kept, since every step begins with its own. Collective; the first process writes.
 
     key: of settings, data and starting model; another run's checkpoint is not taken up.
     """
@@ -57,26 +68,34 @@ def save(
         "version": VERSION,
         "key": key,
         "trained": trained_state(objective),
-        "optimizer": optimizer.state_dict(),
-        "random": torch.get_rng_state(),
-        "cuda_random": torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else [],
+        "optimizer": _whole(optimizer.state_dict()),
+        "scaler": scaler.state_dict(),
         "step": state.step,
         "best": state.best,
         "best_value": state.best_value,
+        "average": {name: parallel.whole(value).cpu() for name, value in state.average.items()},
         "stale": state.stale,
         "history": json.dumps(state.history),
         "stopped": state.stopped,
         "log_bytes": state.log_bytes,
     }
-    temporary = path.with_name(f".{path.name}.tmp")
-    with temporary.open("wb") as file:
-        torch.save(content, file)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
+    if parallel.is_main():
+        temporary = path.with_name(f".{path.name}.tmp")
+        with temporary.open("wb") as file:
+            torch.save(content, file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+        _sync_directory(path.parent)
 
 
-def load(path: Path, key: str, objective: HeadObjective, optimizer: torch.optim.Optimizer) -> State | None:
+def load(
+    path: Path,
+    key: str,
+    objective: Objective,
+    optimizer: torch.optim.Optimizer,
+    scaler: torch.amp.GradScaler,
+) -> State | None:
     """Puts everything back as `save` found it; None if there is no checkpoint.
 
     Raises CheckpointError if it is damaged, of another version or another run.
@@ -94,16 +113,56 @@ def load(path: Path, key: str, objective: HeadObjective, optimizer: torch.optim.
             "command to go on with it, choose another --out, or give --restart to begin anew"
         )
     load_trained(objective, content["trained"])
-    optimizer.load_state_dict(content["optimizer"])
-    torch.set_rng_state(content["random"])
-    if content["cuda_random"]:
-        torch.cuda.set_rng_state_all(content["cuda_random"])
+    optimizer.load_state_dict(_sharded(content["optimizer"], optimizer))
+    if content["scaler"]:
+        scaler.load_state_dict(content["scaler"])
     return State(
         content["step"],
         content["best"],
         content["best_value"],
         content["stale"],
         json.loads(content["history"]),
+        _average(content["average"], objective),
         content["stopped"],
         content["log_bytes"],
     )
+
+
+def _average(kept: Mapping[str, Tensor], objective: Objective) -> dict[str, Tensor]:
+    parameters = dict(objective.trained())
+    return {k: parallel.like(v.to(parameters[k].device), parameters[k]) for k, v in kept.items()}
+
+
+def _whole(optimizer_state: dict[str, Any]) -> dict[str, Any]:
+    """The state of all processes' shards."""
+    kept = {
+        index: {name: parallel.whole(v) if isinstance(v, Tensor) else v for name, v in entries.items()}
+        for index, entries in optimizer_state["state"].items()
+    }
+    return {**optimizer_state, "state": kept}
+
+
+def _sharded(optimizer_state: dict[str, Any], optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+    """`_whole` undone, for this process."""
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    kept = {
+        index: {
+            # Adam counts steps in a tensor without axes.
+            name: parallel.like(v, parameters[index]) if v.shape == parameters[index].shape else v
+            for name, v in entries.items()
+        }
+        for index, entries in optimizer_state["state"].items()
+    }
+    return {**optimizer_state, "state": kept}
+
+
+def _sync_directory(directory: Path) -> None:
+    """A rename is on the disk once its directory is, where directories can be opened."""
+    try:
+        handle = os.open(directory, os.O_RDONLY)
+    except OSError:
+        return
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

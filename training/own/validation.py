@@ -9,12 +9,14 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from training.batches import gather
 from training.data import Picture
-from training.features import ViewFeatures
-from training.own.head import HeadObjective
+from training.own import parallel
+from training.own.objective import Objective
+from training.own.sources import AT_ONCE, Pictures
+from xattn.contrastive import exchange
+from xattn.hubness import Hubness
 
-PICTURES_AT_ONCE = 16
+TEXTS_AT_ONCE = 256
 COLLAPSED_SHARE = 0.5
 FEWEST_FOR_COLLAPSE = 10
 """Of so few pictures one may well be first for half of the captions."""
@@ -50,41 +52,43 @@ class Validated:
 
 
 class Validation:
-    """Held-out pictures, whole, with all their captions."""
+    """Held-out pictures, whole, with all their captions. Each process scores a part of the pictures."""
 
-    def __init__(
-        self,
-        pictures: Sequence[Picture],
-        features: ViewFeatures,
-        text_rows: dict[str, int],
-        pooled_weight: float,
-    ) -> None:
+    def __init__(self, pictures: Sequence[Picture], source: Pictures, pooled_weight: float) -> None:
         self.pictures = pictures
-        self.features = features
+        self.source = source
         self.pooled_weight = pooled_weight
-        owners = [(b, text_rows[c]) for b, picture in enumerate(pictures) for c in picture.captions]
+        owners = [(b, caption) for b, picture in enumerate(pictures) for caption in picture.captions]
         self.owners = torch.tensor([b for b, _ in owners])
-        self.rows = torch.tensor([row for _, row in owners])
+        self.captions = [caption for _, caption in owners]
 
-    @torch.inference_mode()
-    def scores(self, objective: HeadObjective) -> Float[Tensor, "M N"]:
-        """Combined cosines of all pictures and captions; leaves the objective in the mode it was in."""
+    @torch.no_grad()
+    def scores(self, objective: Objective, hubness: Hubness | None = None) -> Float[Tensor, "M N"]:
+        """Combined cosines of all pictures and captions; leaves the objective in the mode it was in.
+
+        hubness: taken out of them, as a search does
+        """
         training = objective.training
         objective.eval()
-        device = objective.table.device
-        texts = objective.head(objective.table[self.rows.to(device)])
-        found = []
-        for start in range(0, len(self.pictures), PICTURES_AT_ONCE):
-            rows = [picture.row for picture in self.pictures[start : start + PICTURES_AT_ONCE]]
-            given = gather([self.features], [0] * len(rows), rows, device)
-            regions, pooled = given.fused(objective.fusion)
-            attended = objective.attention.cosine(regions, texts, given.mask)
-            found.append(self.pooled_weight * (pooled @ texts.T) + (1 - self.pooled_weight) * attended)
+        own = self.captions[parallel.part(len(self.captions))]
+        starts = range(0, max(1, len(own)), TEXTS_AT_ONCE)
+        texts = exchange(torch.cat([objective.texts(own[i : i + TEXTS_AT_ONCE]) for i in starts]))
+        rows = [picture.row for picture in self.pictures[parallel.part(len(self.pictures))]]
+        found = [texts.new_zeros(0, len(texts))]
+        for start in range(0, len(rows), AT_ONCE):
+            some = rows[start : start + AT_ONCE]
+            items = self.source.load(some, [0] * len(some))
+            following = rows[start + AT_ONCE : start + 2 * AT_ONCE]
+            self.source.ahead(following, [0] * len(following))
+            regions, pooled, mask = objective.images(items, self.source)
+            attended = objective.model.attention.cosine(regions, texts, mask)
+            combined = self.pooled_weight * (pooled @ texts.T) + (1 - self.pooled_weight) * attended
+            found.append(combined if hubness is None else combined - hubness(pooled, texts))
         objective.train(training)
-        return torch.cat(found).cpu()
+        return exchange(torch.cat(found)).cpu()
 
-    def __call__(self, objective: HeadObjective) -> Validated:
-        return validated(self.scores(objective), self.owners)
+    def __call__(self, objective: Objective, hubness: Hubness | None = None) -> Validated:
+        return validated(self.scores(objective, hubness), self.owners)
 
 
 def validated(scores: Float[Tensor, "M N"], owners: Tensor) -> Validated:

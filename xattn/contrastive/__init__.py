@@ -1,6 +1,7 @@
 """Contrastive learning over every pair of a batch, in bounded memory.
 
 pairs       the loss: global and text-conditioned terms over all pictures × all captions, tiled
+tile        one tile of it, with its gradient by hand
 exchange    captions of the other processes, with exact gradients
 reencode    encoders in chunks, so that their activations no longer bound the batch (GradCache)
 """

@@ -25,13 +25,14 @@ from torch.nn import functional as F
 
 from xattn.attention import CrossAttention
 from xattn.contrastive.exchange import Group, exchange, world_size
+from xattn.contrastive.tile import Shared, Tile
 from xattn.losses import info_nce, sigmoid_pairs
 
 Kind = Literal["sigmoid", "info_nce"]
-Tile = tuple[int, int]
+Extent = tuple[int, int]
 """Pictures and texts that are worked on together."""
 
-TILE: Tile = (8, 64)
+TILE: Extent = (8, 64)
 """With 4 heads and 196 regions, attention and its gradients take about 10 MB: it stays in the caches."""
 
 
@@ -74,7 +75,7 @@ def all_pairs_loss(
     *,
     kind: Kind = "sigmoid",
     weights: tuple[float, float] = (1.0, 1.0),
-    tile: Tile | None = TILE,
+    tile: Extent | None = TILE,
     group: Group | None = None,
 ) -> PairLoss:
     """The loss over all B·N pairs: exact, whatever the tile.
@@ -152,7 +153,7 @@ class _Walk:
         pairs: Pairs,
         kind: Kind,
         weights: tuple[float, float],
-        tile: Tile,
+        tile: Extent,
         group: Group | None,
         parameters: Sequence[Tensor],
         wanted: bool,
@@ -203,55 +204,85 @@ class _Walk:
 
     def _tiles(self) -> Iterator[tuple[slice, slice, Tensor]]:
         """(pictures, texts, logits [2, b, n]) of each tile. Between two tiles the caller leaves the
-        loss's slope in `_slope`, and the gradients of that tile are added up."""
+        loss's slope in `_slope`, and the gradients of that tile are added up. Only what is done once per
+        picture or text is left to autograd."""
         regions, pooled, texts, scales, biases = self.given
-        query = self.attention.project_texts(texts)
-        query_leaf = _leaf(query)
+        attention, weight = self.attention, self.attention.out.weight
+        query, target = attention.project_texts(texts).transpose(0, 1), texts @ weight
+        once = [query, target, weight.T @ weight, attention.null_key, attention.null_value]
+        asked, aimed, gram, null_key, null_value = (tensor.detach() for tensor in once)
+        shared = Shared(gram, null_key, null_value)
+        sums = [self._zeros(tensor) for tensor in once]
+        told, factors, offsets = texts.detach(), scales.detach(), biases.detach()
         for rows in _slices(len(regions), self.tile[0]):
             own = _leaf(regions[rows])
-            key, value = self.attention.project_regions(own)
-            key_leaf, value_leaf, pooled_leaf = _leaf(key), _leaf(value), _leaf(pooled[rows])
+            key, value = attention.project_regions(own)
+            ends = [self._zeros(key), self._zeros(value)]
+            kept_key, kept_value, whole = key.detach(), value.detach(), pooled[rows].detach()
             mask = None if self.mask is None else self.mask[rows]
             for columns in _slices(len(texts), self.tile[1]):
-                asked, text = _leaf(query_leaf[columns]), _leaf(texts[columns])
-                output = self.attention.attend(asked, key_leaf, value_leaf, mask).output
-                attended = torch.einsum("bnd,nd->bn", F.normalize(output, dim=-1), text)
-                both = torch.stack([pooled_leaf @ text.T, attended])
-                logits = scales[:, None, None] * both + biases[:, None, None]
-                yield rows, columns, logits
+                query_part = asked[:, columns].contiguous()
+                with torch.no_grad():
+                    part = Tile(query_part, aimed[columns], kept_key, kept_value, shared, mask)
+                    cosines = torch.stack([whole @ told[columns].T, part.cosine])
+                yield rows, columns, factors[:, None, None] * cosines + offsets[:, None, None]
                 if torch.is_grad_enabled():
-                    leaves = [key_leaf, value_leaf, pooled_leaf, asked, text, scales, biases]
-                    self._take_back([logits], [self._slope], leaves)
-                    self._move(asked, query_leaf, columns)
-                    self._move(text, texts, columns)
+                    with torch.no_grad():
+                        self._take_back(part, cosines, rows, columns, sums, ends)
             if torch.is_grad_enabled():
-                ends = [self._sums.pop(id(leaf)).to(leaf.dtype) for leaf in (key_leaf, value_leaf)]
-                self._take_back([key, value], ends, [own])
-                self._move(own, regions, rows)
-                self._move(pooled_leaf, pooled, rows)
-        if torch.is_grad_enabled() and id(query_leaf) in self._sums:
-            self._take_back([query], [self._sums.pop(id(query_leaf)).to(query.dtype)], [texts])
+                self._hand_on([key, value], ends, [own])
+                own_sum = self._sums.pop(id(own), None)
+                if own_sum is not None:
+                    self._sum_of(regions)[rows] = own_sum
+        if torch.is_grad_enabled():
+            self._hand_on(once, sums, [texts])
 
-    def _take_back(self, ends: list[Tensor], slopes: list[Tensor], leaves: list[Tensor]) -> None:
-        """Adds the gradients of leaves and parameters, in single precision at least."""
+    def _take_back(
+        self,
+        part: Tile,
+        cosines: Tensor,
+        rows: slice,
+        columns: slice,
+        sums: list[Tensor],
+        ends: list[Tensor],
+    ) -> None:
+        """Adds one tile's gradients; sums: of what is done once for all, ends: of these keys and values."""
+        _, pooled, texts, scales, biases = self.given
+        self._sum_of(scales).add_((self._slope * cosines).sum((1, 2)))
+        self._sum_of(biases).add_(self._slope.sum((1, 2)))
+        slope = self._slope * scales[:, None, None]
+        self._sum_of(pooled)[rows] += slope[0] @ texts[columns]
+        self._sum_of(texts)[columns] += slope[0].T @ pooled[rows]
+        found = part.slopes(slope[1])
+        sums[0][:, columns] += found.query
+        sums[1][columns] += found.target
+        sums[2] += found.shared.gram
+        sums[3] += found.shared.null_key
+        sums[4] += found.shared.null_value
+        ends[0] += found.key
+        ends[1] += found.value
+
+    def _hand_on(self, ends: list[Tensor], slopes: list[Tensor], leaves: list[Tensor]) -> None:
+        """From what was computed by autograd to leaves and parameters, in single precision at least."""
+        used = [(e, s.to(e.dtype)) for e, s in zip(ends, slopes, strict=True) if e.requires_grad]
         sources = [*leaves, *self.parameters]
-        found = torch.autograd.grad(ends, sources, slopes, allow_unused=True)
+        if not used:
+            return
+        found = torch.autograd.grad([e for e, _ in used], sources, [s for _, s in used], allow_unused=True)
         for source, gradient in zip(sources, found, strict=True):
             if gradient is not None:
                 self._sum_of(source).add_(gradient)
 
-    def _move(self, part: Tensor, whole: Tensor, place: slice) -> None:
-        """What was added up for a part goes to its place in the whole."""
-        gradient = self._sums.pop(id(part), None)
-        if gradient is not None:
-            self._sum_of(whole)[place] += gradient
+    @staticmethod
+    def _zeros(tensor: Tensor) -> Tensor:
+        precision = torch.promote_types(tensor.dtype, torch.float32)
+        return torch.zeros_like(tensor, dtype=precision, requires_grad=False)
 
     def _sum_of(self, tensor: Tensor) -> Tensor:
         if id(tensor) not in self._sums:
-            precision = torch.promote_types(tensor.dtype, torch.float32)
-            # The gradient of all regions is the largest tensor here, and every row is added to once.
-            kept = tensor.dtype if tensor is self.given[0] else precision
-            self._sums[id(tensor)] = torch.zeros_like(tensor, dtype=kept, requires_grad=False)
+            # The gradient of all regions is the largest tensor here, and every row is written once.
+            large = tensor is self.given[0]
+            self._sums[id(tensor)] = torch.zeros_like(tensor.detach()) if large else self._zeros(tensor)
         return self._sums[id(tensor)]
 
 

@@ -4,17 +4,25 @@ DIR/records.jsonl                  one object a line; beside it hard_negatives.j
 captions_*.json, instances_*.json  COCO; the file or a folder that holds it
 TABLE.csv .tsv .jsonl .parquet     a picture and a caption a row; or a folder with metadata.csv and such
 DIR/**/picture.jpg + picture.txt   any folder; each line of the text is a caption; or picture.json
+train-{00..07}.tar                 WebDataset: local paths, URLs that fsspec opens, a folder of tar files
+DIR, hf:NAME                       Hugging Face: what `save_to_disk` wrote, or by name from the hub
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 from xattn.datasets.base import Dataset, Fractions, HardNegative, NamedBox, Record, Statement
 from xattn.datasets.coco import choose, coco_files, read_coco
 from xattn.datasets.folder import folder_splits, read_folder
+from xattn.datasets.hugging_face import is_hugging_face, unpack_hugging_face
 from xattn.datasets.records import read_records, record_splits
+from xattn.datasets.shards import are_shards, unpack_shards
 from xattn.datasets.tables import SUFFIXES, find_table, read_table, table_splits
+from xattn.datasets.unpacked import read_unpacked, unpacked_splits
 from xattn.errors import DataError
 
 __all__ = [
@@ -60,37 +68,55 @@ def read_dataset(
     split:    keeps the records of that split; for COCO the part of the file name after "captions_" or
               "instances_"; for a folder with captions, a folder in it
     pictures: where the pictures of a COCO file or a table are, if not in one of the usual places beside it
-    Raises DataError if the layout is not known or a line cannot be read.
+    Raises DataError if the layout is not known or a line cannot be read, MissingExtra if a package is
+    needed that is not installed.
     """
-    path = Path(path)
-    if path.is_file() and path.suffix == ".json":
-        return read_coco(path, split, pictures)
-    if path.is_file() and path.suffix in SUFFIXES:
-        return read_table(path, split, pictures)
-    if (path / "records.jsonl").is_file():
-        return read_records(path, split)
-    if path.is_dir():
-        annotated = coco_files(path)
-        if annotated:
-            return read_coco(choose(annotated, split, path), split, pictures)
-        table = find_table(path)
-        return read_folder(path, split) if table is None else read_table(table, split, pictures)
-    raise DataError(
-        f"{path} is no dataset: expected a folder with records.jsonl, a COCO .json file, a table "
-        f"({', '.join(SUFFIXES)}), or a folder of pictures with a .txt file of captions beside each; found "
-        f"{'another kind of file' if path.exists() else 'nothing there'}."
-    )
+    return _layout(path).read(split, pictures)
 
 
 def splits_of(path: Path | str) -> list[str]:
     """Names of the splits that a dataset has; none where it is one whole."""
-    path = Path(path)
-    if path.is_file():
-        return table_splits(path) if path.suffix in SUFFIXES else []
+    return _layout(path).splits()
+
+
+class _Layout(NamedTuple):
+    """read: (split, where the pictures are) → the dataset"""
+
+    splits: Callable[[], list[str]]
+    read: Callable[[str | None, Path | str | None], Dataset]
+
+
+def _layout(given: Path | str) -> _Layout:
+    source, path = str(given), Path(given)
+    unpack = _unpacker(source)
+    if unpack is not None:
+        folder, name = unpack(source), Path(source).name.partition(".")[0]
+        return _Layout(lambda: unpacked_splits(folder), lambda split, _: read_unpacked(folder, split, name))
+    if path.is_file() and path.suffix == ".json":
+        return _Layout(list, partial(read_coco, path))
+    if path.is_file() and path.suffix in SUFFIXES:
+        return _Layout(lambda: table_splits(path), partial(read_table, path))
     if (path / "records.jsonl").is_file():
-        return record_splits(path)
-    annotated = coco_files(path)
+        return _Layout(lambda: record_splits(path), lambda split, _: read_records(path, split))
+    if not path.is_dir():
+        raise DataError(
+            f"{source} is no dataset: expected a folder with records.jsonl, a COCO .json file, a table "
+            f"({', '.join(SUFFIXES)}), .tar files, hf:NAME, or a folder of pictures with a .txt file of "
+            f"captions beside each; found {'another kind of file' if path.exists() else 'nothing there'}."
+        )
+    annotated, table = coco_files(path), find_table(path)
     if annotated:
-        return sorted(annotated)
-    table = find_table(path)
-    return folder_splits(path) if table is None else table_splits(table)
+        return _Layout(
+            lambda: sorted(annotated),
+            lambda split, pictures: read_coco(choose(annotated, split, path), split, pictures),
+        )
+    if table is not None:
+        return _Layout(lambda: table_splits(table), partial(read_table, table))
+    return _Layout(lambda: folder_splits(path), lambda split, _: read_folder(path, split))
+
+
+def _unpacker(source: str) -> Callable[[str], Path] | None:
+    """What writes out the pictures of a source whose pictures are no files; None for others."""
+    if is_hugging_face(source):
+        return unpack_hugging_face
+    return unpack_shards if are_shards(source) else None

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Int, UInt8
+from jaxtyping import UInt8
 from PIL import Image
 
 from xattn import images
@@ -27,7 +27,8 @@ FLAT = 6
 
 
 class NearDuplicate(NamedTuple):
-    """Two pictures of different splits that look the same; `bits` of their 64-bit hashes differ."""
+    """Two pictures that look the same, of different splits where there are some; `bits` of their 64-bit
+    hashes differ."""
 
     first: Path
     second: Path
@@ -50,6 +51,9 @@ class SplitReport:
 
 @dataclass(slots=True)
 class CheckReport:
+    """near_duplicates: across splits; in data without splits among all pictures, of which training would
+    hold some out."""
+
     splits: list[SplitReport] = field(default_factory=list)
     near_duplicates: list[NearDuplicate] = field(default_factory=list)
 
@@ -57,7 +61,11 @@ class CheckReport:
     def is_usable(self) -> bool:
         """Whether every picture can be read and has a caption, and no split holds another's pictures."""
         faults = any(s.missing or s.broken or s.without_caption or s.num_blank for s in self.splits)
-        return not faults and not self.near_duplicates
+        return not faults and not (self.near_duplicates and self.has_splits)
+
+    @property
+    def has_splits(self) -> bool:
+        return len(self.splits) > 1
 
 
 def check_dataset(
@@ -74,6 +82,8 @@ def check_dataset(
         found, paths, hashed = _check_split(read_dataset(path, split, pictures=pictures), split, progress)
         report.splits.append(found)
         hashes.append((paths, hashed))
+    if not report.has_splits:
+        report.near_duplicates.extend(near_duplicates(*hashes[0], *hashes[0]))
     for index, first in enumerate(hashes):
         for second in hashes[index + 1 :]:
             report.near_duplicates.extend(near_duplicates(*first, *second))
@@ -132,14 +142,33 @@ def near_duplicates(
     other_paths: Sequence[Path],
     other_hashes: UInt8[np.ndarray, "M 8"],
 ) -> Iterator[NearDuplicate]:
-    """Pairs whose hashes differ in at most NEAR bits. Plain pictures are left out: all look alike."""
-    detailed = [_num_bits(h) for h in (hashes, other_hashes)]
-    telling = [(bits >= FLAT) & (bits <= 64 - FLAT) for bits in detailed]
-    for index in np.flatnonzero(telling[0]).tolist():
-        bits = _num_bits(hashes[index] ^ other_hashes)
-        for other in np.flatnonzero((bits <= NEAR) & telling[1]).tolist():
-            yield NearDuplicate(paths[index], other_paths[other], int(bits[other]))
+    """Pairs whose hashes differ in at most NEAR bits; of a collection with itself each pair once. Plain
+    pictures are left out: all look alike."""
+    bands = _bands(other_hashes)
+    for index, hashed in enumerate(hashes):
+        if not _is_telling(hashed):
+            continue
+        candidates = {other for key in _band_keys(hashed) for other in bands.get(key, ())}
+        for other in sorted(candidates):
+            bits = int(np.unpackbits(hashed ^ other_hashes[other]).sum())
+            if bits <= NEAR and not (other_paths is paths and other <= index):
+                yield NearDuplicate(paths[index], other_paths[other], bits)
 
 
-def _num_bits(hashes: UInt8[np.ndarray, "N 8"]) -> Int[np.ndarray, " N"]:
-    return np.unpackbits(hashes, axis=1).sum(1, dtype=np.int64)
+def _bands(hashes: UInt8[np.ndarray, "N 8"]) -> dict[tuple[int, int], list[int]]:
+    """Hashes by each of their bands. Of NEAR + 1 bands at least one is the same in two that are near, so
+    that only these are compared, and not all with all."""
+    found: dict[tuple[int, int], list[int]] = {}
+    for index, hashed in enumerate(hashes):
+        if _is_telling(hashed):
+            for key in _band_keys(hashed):
+                found.setdefault(key, []).append(index)
+    return found
+
+
+def _band_keys(hashed: UInt8[np.ndarray, " 8"]) -> list[tuple[int, int]]:
+    return list(enumerate(np.ascontiguousarray(hashed).view(f"u{HASH_SIDE // (NEAR + 1)}").tolist()))
+
+
+def _is_telling(hashed: UInt8[np.ndarray, " 8"]) -> bool:
+    return FLAT <= int(np.unpackbits(hashed).sum()) <= 64 - FLAT

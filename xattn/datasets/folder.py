@@ -51,10 +51,15 @@ def _json_captions(path: Path) -> list[str]:
     if not path.is_file():
         return []
     with reading(str(path)):
-        found = json.loads(path.read_text(encoding="utf-8"))
-        if isinstance(found, dict):
-            found = found.get("captions", found.get("caption", []))
-        captions = [found] if isinstance(found, str) else list(found)
-        if not all(isinstance(caption, str) for caption in captions):
-            raise TypeError("expected captions to be strings")
-        return captions
+        return json_captions(path.read_text(encoding="utf-8"))
+
+
+def json_captions(text: str) -> list[str]:
+    """Raises ValueError or TypeError if it is none of what `read_folder` describes."""
+    found = json.loads(text)
+    if isinstance(found, dict):
+        found = found.get("captions", found.get("caption"))
+    captions = [found] if isinstance(found, str) else list(found or [])
+    if not all(isinstance(caption, str) for caption in captions):
+        raise TypeError("expected captions to be strings")
+    return captions

@@ -47,9 +47,11 @@ def read_table(path: Path, split: str | None, pictures: Path | str | None) -> Da
             splits.add(str(row.get("split")))
             if split is not None and str(row.get("split")) != split:
                 continue
-            name = str(row[_column(row, PICTURE_COLUMNS, "a picture", where)])
-            given = row[_column(row, CAPTION_COLUMNS, "a caption", where)]
-            captions.setdefault(name, []).extend(_texts(given))
+            name = row[column(row, PICTURE_COLUMNS, "a picture", where)]
+            if not isinstance(name, str):
+                raise TypeError(f"expected the path of a picture, got {type(name).__name__}")
+            given = row[column(row, CAPTION_COLUMNS, "a caption", where)]
+            captions.setdefault(name, []).extend(texts(given))
     if not captions:
         raise DataError(
             f"{path} has no row of the split {split!r}; it has {sorted(splits)}."
@@ -57,8 +59,8 @@ def read_table(path: Path, split: str | None, pictures: Path | str | None) -> Da
             else f"{path} is empty."
         )
     records = tuple(
-        Record(name, folder / name, distinct(texts), num_blank=count_blank(texts))
-        for name, texts in captions.items()
+        Record(name, folder / name, distinct(lines), num_blank=count_blank(lines))
+        for name, lines in captions.items()
     )
     return Dataset(path.stem, split, records)
 
@@ -101,16 +103,23 @@ def _parquet_rows(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
                 yield f"{path}, row {number}", row
 
 
-def _column(row: Mapping[str, Any], names: Iterable[str], what: str, where: str) -> str:
-    for name in names:
-        if row.get(name) is not None:
+def column(row: Mapping[str, Any], names: Iterable[str], what: str, where: str) -> str:
+    """The first of the names that has a value, or that is there at all. Raises DataError."""
+    there = [name for name in names if name in row]
+    for name in there:
+        if row[name] is not None:
             return name
+    if there:
+        return there[0]
     raise DataError(
         f"{where} has no column with {what}: expected one of {', '.join(names)}; found {', '.join(row)}."
     )
 
 
-def _texts(value: object) -> list[str]:
+def texts(value: object) -> list[str]:
+    """A caption, a list of them or none, as a list."""
+    if value is None:
+        return []
     if isinstance(value, str):
         return [value]
     if isinstance(value, list) and all(isinstance(text, str) for text in value):

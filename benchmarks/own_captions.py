@@ -1,0 +1,149 @@
+"""Does fine-tuning on 500 own pictures pay within minutes, and does the model stay good elsewhere?
+
+    apt-get download tuxpaint-stamps-default && dpkg-deb -x tuxpaint-stamps-default_*.deb stamps
+    python -m benchmarks.own_captions --stamps stamps --general coco_mix
+
+The own pictures are the stamps with captions of that Debian package, drawings and photos of single things
+(nothing of it is in this repository). 500 of them, drawn by a hash of their names, are what a person has;
+`xattn train` holds out a tenth of these itself. The others are the test, which no run sees. --general is a
+folder with records.jsonl: its split "train" is mixed into the batches, its split "dev" tells what was
+forgotten. Time is from the command to the saved checkpoint, features of all pictures included.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from benchmarks.record import RESULTS, Figure, OtherPrograms, about, keep, show
+from xattn.checkpoint import load_model
+from xattn.datasets import Dataset, load_dataset
+from xattn.evaluation import Report, Settings, evaluate
+
+NUM_OWN = 500
+WHOLE = ("text → image", "two-stage")
+
+
+def stamps_with_captions(folder: Path) -> list[tuple[Path, str]]:
+    """(picture, English caption: the first line of the text beside it), by the hash of the path."""
+    found = []
+    for picture in folder.rglob("*.png"):
+        text = picture.with_suffix(".txt")
+        if text.is_file():
+            name = picture.relative_to(folder).as_posix()
+            order = hashlib.blake2b(name.split("stamps/")[-1].encode(), digest_size=8).digest()
+            found.append((order, picture, text.read_text(encoding="utf-8").splitlines()[0].strip()))
+    return [(picture, caption) for _, picture, caption in sorted(found)]
+
+
+def write_tables(stamps: Path, folder: Path) -> tuple[Path, Path]:
+    """(own pictures, test), as tables that `xattn train` and `xattn evaluate` read."""
+    pairs = stamps_with_captions(stamps)
+    if len(pairs) < NUM_OWN + 100:
+        sys.exit(f"{stamps} holds {len(pairs)} stamps with captions, expected 785: see --help")
+    paths = folder / "own.jsonl", folder / "test.jsonl"
+    for path, part in zip(paths, (pairs[:NUM_OWN], pairs[NUM_OWN:]), strict=True):
+        rows = ({"image": str(picture.absolute()), "caption": caption} for picture, caption in part)
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return paths
+
+
+def train(own: Path, general: Path, out: Path, threads: int, more: Sequence[str]) -> float:
+    """Seconds from the command to the checkpoint."""
+    command = [sys.executable, "-m", "training", "own", "--data", str(own), "--out", str(out)]
+    command += ["--replay", str(general), "--no-comparison", *more]
+    started = time.monotonic()
+    subprocess.run(command, check=True, env=os.environ | {"OMP_NUM_THREADS": str(threads)})
+    return time.monotonic() - started
+
+
+def recalls(report: Report, name: str) -> dict[str, Any]:
+    """Shares before and after, and the interval of the difference."""
+    figure = report.figure(WHOLE[0], name, WHOLE[1])
+    assert figure.other is not None
+    assert figure.difference is not None
+    return {"before": figure.other.value, "after": figure.value.value, "difference": figure.difference}
+
+
+def figures(seconds: dict[int, float], own: Report, general: Report) -> list[Figure]:
+    five, one = recalls(own, "recall@5"), recalls(general, "recall@1")
+    low, high = (100 * value for value in one["difference"][1:3])
+    found = [
+        Figure(
+            f"command to checkpoint, {threads} thread{'s' * (threads > 1)}", value / 60, "min", at_most=10
+        )
+        if threads == 2
+        else Figure(f"command to checkpoint, {threads} thread", value / 60, "min")
+        for threads, value in seconds.items()
+    ]
+    return [
+        *found,
+        Figure("test recall@5 before", 100 * five["before"], "%"),
+        Figure("test recall@5 after", 100 * five["after"], "%"),
+        Figure("test recall@5, after / before", five["after"] / five["before"], "×", at_least=2),
+        Figure("general recall@1 before", 100 * one["before"], "%"),
+        Figure("general recall@1 after", 100 * one["after"], "%"),
+        Figure("general recall@1 lost", 100 * (one["before"] - one["after"]), "points", at_most=2),
+        Figure("general recall@1 lost, low end of 95 %", -high, "points"),
+        Figure("general recall@1 lost, high end of 95 %", -low, "points"),
+    ]
+
+
+def captioned(dataset: Dataset) -> Dataset:
+    return Dataset(dataset.name, dataset.split, tuple(r for r in dataset.records if r.captions))
+
+
+def main() -> None:
+    assert __doc__
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--stamps", type=Path, default=Path("/usr/share/tuxpaint/stamps"), metavar="DIR")
+    parser.add_argument("--general", type=Path, required=True, metavar="DIR")
+    parser.add_argument("--threads", type=int, nargs="+", default=[2, 1], help="a run for each")
+    parser.add_argument("--work", type=Path, metavar="DIR", help="keep models and logs here")
+    parser.add_argument("--out", type=Path, default=RESULTS, metavar="DIR", help="folder for the results")
+    options, more = parser.parse_known_args()
+    others = OtherPrograms()
+    with TemporaryDirectory(prefix="own-captions-") as scratch:
+        folder = (options.work or Path(scratch)).absolute()
+        folder.mkdir(parents=True, exist_ok=True)
+        own, test = write_tables(options.stamps, folder)
+        seconds = {
+            threads: train(own, options.general, folder / f"model-{threads}", threads, more)
+            for threads in options.threads
+        }
+        busy = others.share()
+        start, new = (
+            load_model(device="cpu"),
+            load_model(folder / f"model-{options.threads[0]}", device="cpu"),
+        )
+        quick = Settings()
+        tested = evaluate(new, load_dataset(test), other=start, settings=quick)
+        general = evaluate(
+            new, captioned(load_dataset(options.general, "dev")), other=start, settings=quick
+        )
+    found = figures(seconds, tested, general)
+    setting = {
+        "start": about(start),
+        "own": NUM_OWN,
+        "test": tested.num_pictures,
+        "general": general.num_pictures,
+        "more": more,
+        "other_programs": busy,
+    }
+    keep("own_captions", {**setting, "figures": [figure.as_json() for figure in found]}, options.out)
+    show("own_captions", found, busy)
+
+
+if __name__ == "__main__":
+    main()

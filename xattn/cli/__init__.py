@@ -1,0 +1,25 @@
+"""The command line, one module for each kind of work.
+
+Nothing heavy is imported before a command runs, so that help and usage errors answer at once.
+"""
+
+from __future__ import annotations
+
+import sys
+from io import TextIOWrapper
+
+# isort: off
+# Each defines its commands; help lists them in this order.
+from xattn.cli import search, models, exchange, training  # noqa: F401
+from xattn.cli.common import app
+# isort: on
+
+__all__ = ["app", "main"]
+
+
+def main() -> None:
+    """The entry point of `xattn` and `python -m xattn`."""
+    if isinstance(sys.stdout, TextIOWrapper):
+        # What the output's encoding lacks, as in a file's name, is no reason to fail.
+        sys.stdout.reconfigure(errors="backslashreplace")
+    app(prog_name="xattn")

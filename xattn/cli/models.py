@@ -1,0 +1,93 @@
+"""Models listed, measured and exported."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from xattn import terminal
+from xattn.cli.common import Json, ModelName, app, check_folder
+
+
+@app.command()
+def evaluate(
+    data: Annotated[
+        str,
+        typer.Option(metavar="PATH", help="Captioned pictures: folder, table, COCO, tar files, hf:NAME."),
+    ],
+    model: ModelName = "default",
+    split: Annotated[str | None, typer.Option(help="The part of the data, such as dev.")] = None,
+    against: Annotated[
+        str | None, typer.Option(metavar="MODEL2", help="Compare with a second model, case by case.")
+    ] = None,
+    json_file: Annotated[
+        Path | None, typer.Option("--json", metavar="OUT", help="Write every figure to this file, too.")
+    ] = None,
+) -> None:
+    """Measure a model on captioned pictures: retrieval, grounding, hard negatives, calibration."""
+    if json_file is not None:
+        check_folder(json_file, "--json")
+    with terminal.err.status("loading"):
+        from xattn import evaluation
+        from xattn.checkpoint import load_model
+
+        dataset = evaluation.load_dataset(data, split)
+        first = load_model(model)
+        second = None if against is None else load_model(against)
+    with terminal.Bar("encoding pictures") as bar:
+        report = evaluation.evaluate(first, dataset, other=second, progress=bar.update)
+    if json_file is not None:
+        json_file.write_text(report.to_json() + "\n", encoding="utf-8")
+    if terminal.is_interactive():
+        terminal.out.print(report.table(), soft_wrap=False)
+    else:
+        typer.echo(report.markdown(), nl=False)
+
+
+@app.command()
+def models(
+    text: Annotated[str, typer.Argument(metavar="[TEXT]", help="List only names that hold this.")] = "",
+    advised: Annotated[bool, typer.Option("--advised", help="List only those advised for maps.")] = False,
+    as_json: Json = False,
+) -> None:
+    """List the open_clip models that --model takes. Nothing is downloaded before one is asked for.
+
+    Maps: *advised*; *coarse*, fewer than 14 regions to a side; *weaker*, a large tower or a ResNet. The
+    licence is that of the weights as far as known: check the model's own card.
+    """
+    with terminal.err.status("loading"):
+        from xattn.encoders.openclip_catalogue import list_models
+
+        found = [model for model in list_models(text) if model.maps == "advised" or not advised]
+    if as_json:
+        terminal.print_json({"models": [terminal.model_record(model) for model in found]})
+    elif terminal.is_interactive():
+        terminal.print_models(found)
+    else:
+        terminal.print_lines(map(terminal.model_fields, found))
+
+
+@app.command()
+def export(
+    output: Annotated[
+        Path,
+        typer.Argument(metavar="OUT", file_okay=False, help="Directory for the model; made if absent."),
+    ],
+    model: Annotated[str, typer.Option("--model", envvar="XATTN_MODEL", help="An open_clip model.")],
+) -> None:
+    """Save an open_clip model as a directory that runs by ONNX Runtime on a CPU.
+
+    Give that directory as --model. It loads without a network, by torch where ONNX Runtime is not
+    installed or a graphics card is used. Needs the extra *onnx*.
+    """
+    with terminal.err.status("loading"):
+        from xattn.checkpoint import load_model, save_model
+        from xattn.pretrained import export_graph
+
+        loaded = load_model(model, device="cpu")
+    with terminal.err.status("exporting"):
+        save_model(loaded, output, card=f"# {model}\n\nSaved by `xattn export`; weights as published.\n")
+        export_graph(loaded, output)
+    terminal.out.print(f"{output} holds {model}; use it with: --model {output}")

@@ -1,0 +1,205 @@
+"""Pictures made findable, found, shown and taken out again."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from xattn import terminal
+from xattn.cli.common import (
+    DEFAULT_INDEX,
+    IndexDir,
+    Json,
+    ModelName,
+    Text,
+    app,
+    check_folder,
+    existing,
+    opened,
+)
+from xattn.errors import ImageError
+
+if TYPE_CHECKING:
+    from xattn.types import Grounding, Hit, Progress
+
+OVERLAY_SIDE = 1024
+"""Overlays are as large as their pictures, but no larger than this on the long side."""
+OVERLAY_FORMATS = (".png", ".jpg", ".jpeg", ".webp")
+INTERRUPTED = 130  # what shells report for Ctrl+C
+
+
+@app.command()
+def index(
+    paths: Annotated[
+        list[Path],
+        typer.Argument(metavar="DIR", exists=True, help="Folders, with all below them, or picture files."),
+    ],
+    index_dir: IndexDir = DEFAULT_INDEX,
+    model: ModelName = "default",
+    batch_size: Annotated[int, typer.Option(min=1, help="Pictures that are encoded together.")] = 8,
+) -> None:
+    """Make pictures findable, or bring the index up to date with them.
+
+    Only what is new or changed is encoded. An interrupted run loses a few seconds of work at most: give
+    the same command again.
+    """
+    with opened(index_dir, model, create=True) as engine:
+        try:
+            with terminal.Bar("looking for pictures", unit="pictures") as bar:
+
+                def show(progress: Progress) -> None:
+                    bar.update("indexing", progress.done, progress.total)
+
+                report = engine.add(paths, progress=show, batch_size=batch_size)
+        except KeyboardInterrupt:
+            terminal.err.print(f"Interrupted; {len(engine)} pictures can be found so far.")
+            raise typer.Exit(INTERRUPTED) from None
+        terminal.print_report(report, len(engine), engine.index_dir)
+
+
+@app.command()
+def search(
+    text: Text,
+    k: Annotated[int, typer.Option("-k", min=1, help="How many pictures to return.")] = 12,
+    index_dir: IndexDir = DEFAULT_INDEX,
+    model: ModelName = "default",
+    as_json: Json = False,
+    save_overlays: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", file_okay=False, help="Save each result with its map in this folder."),
+    ] = None,
+) -> None:
+    """Find the pictures that match a text best.
+
+    Piped, each line has rank, probability, score and path, with tabs between them.
+    """
+    with opened(index_dir, model) as engine:
+        hits = engine.search(text, k)
+        if len(engine) == 0:
+            terminal.err.print("The index is empty. Add pictures with: xattn index DIR")
+    if save_overlays is not None:
+        _save_overlays(hits, save_overlays)
+    if as_json:
+        terminal.print_json({"query": text, "hits": [terminal.hit_record(hit) for hit in hits]})
+    elif terminal.is_interactive():
+        terminal.print_hits(hits)
+    else:
+        terminal.print_lines(map(terminal.hit_fields, hits))
+
+
+@app.command()
+def ground(
+    image: Annotated[
+        Path,
+        typer.Argument(metavar="IMAGE", exists=True, dir_okay=False, help="A picture, indexed or not."),
+    ],
+    text: Text,
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", metavar="OUT", help="Save the picture with the maps here."),
+    ] = None,
+    model: ModelName = "default",
+    as_json: Json = False,
+) -> None:
+    """Show where in a picture a text and each of its phrases are found.
+
+    Boxes are x1, y1, x2, y2 in pixels of the upright picture. Piped, each line has phrase, probability,
+    score and strongest box, with tabs between them.
+    """
+    if output is not None:
+        _check_output(output, image)
+    # An engine lives on an index; this picture is not to become part of the user's.
+    with TemporaryDirectory(prefix="xattn-") as scratch, opened(Path(scratch), model) as engine:
+        groundings = engine.ground(image, text)
+    if output is not None:
+        _save_overlay(image, groundings[1:] or groundings, output)
+    if as_json:
+        found = [terminal.grounding_record(grounding) for grounding in groundings]
+        terminal.print_json({"query": text, "path": os.fspath(image.absolute()), "groundings": found})
+    elif terminal.is_interactive():
+        terminal.print_groundings(groundings)
+    else:
+        terminal.print_lines(map(terminal.grounding_fields, groundings))
+
+
+@app.command()
+def info(index_dir: IndexDir = DEFAULT_INDEX, model: ModelName = "default", as_json: Json = False) -> None:
+    """Tell where the index is and what it holds."""
+    with opened(index_dir, model) as engine:
+        found = engine.info()
+    if as_json:
+        terminal.print_json(terminal.info_record(found))
+    else:
+        terminal.print_info(found)
+
+
+@app.command()
+def remove(
+    paths: Annotated[
+        list[Path], typer.Argument(metavar="PATH", help="Picture files, or folders with all below them.")
+    ],
+    index_dir: IndexDir = DEFAULT_INDEX,
+    model: ModelName = "default",
+) -> None:
+    """Take pictures out of the index. The files stay as they are."""
+    with opened(index_dir, model) as engine:
+        removed = engine.remove(paths)
+        terminal.out.print(f"{len(removed)} removed, {len(engine)} pictures remain in the index")
+
+
+@app.command()
+def serve(
+    index_dir: IndexDir = DEFAULT_INDEX,
+    model: ModelName = "default",
+    host: Annotated[
+        str, typer.Option(help="Address to listen on; others than this one open the page to the network.")
+    ] = "127.0.0.1",
+    port: Annotated[
+        int | None,
+        typer.Option(
+            min=1, max=65535, show_default="the first free one from 7860 on", help="Port to listen on."
+        ),
+    ] = None,
+    open_browser: Annotated[bool, typer.Option("--open-browser", help="Open the page, too.")] = False,
+) -> None:
+    """Search the index in a browser."""
+    index_dir = existing(index_dir)
+    with terminal.err.status("starting"):
+        from xattn.ui import launch
+    launch(index_dir, model, host=host, port=port, open_browser=open_browser)
+
+
+def _check_output(output: Path, image: Path) -> None:
+    """Before the work, not after it."""
+    if output.suffix.lower() not in OVERLAY_FORMATS:
+        raise typer.BadParameter(
+            f"{output} must end in one of {', '.join(OVERLAY_FORMATS)}", param_hint="--output"
+        )
+    check_folder(output, "--output")
+    if output.exists() and output.samefile(image):
+        raise typer.BadParameter("it is the picture itself; it is not overwritten", param_hint="--output")
+
+
+def _save_overlays(hits: Sequence[Hit], folder: Path) -> None:
+    """One file a hit, named by rank. A picture that is gone since it was indexed is left out."""
+    folder.mkdir(parents=True, exist_ok=True)
+    digits = len(str(len(hits)))
+    for hit in hits:
+        name = f"{hit.rank:0{digits}}-{hit.path.stem[:80]}.jpg"
+        try:
+            _save_overlay(hit.path, hit.groundings, folder / name)
+        except ImageError as error:
+            terminal.err.print(f"no overlay of {terminal.plain(error)}")
+
+
+def _save_overlay(image: Path, groundings: Sequence[Grounding], output: Path) -> None:
+    from xattn import images, overlay
+
+    picture, size = images.load(image, at_least=OVERLAY_SIDE)
+    picture.thumbnail((OVERLAY_SIDE, OVERLAY_SIDE))
+    overlay.render(picture, groundings, size=size).save(output, quality=90)
