@@ -132,8 +132,9 @@ def shard(towers: Sequence[nn.Module], blocks: Sequence[nn.Module]) -> None:
     from torch.distributed.fsdp import fully_shard
 
     for module in (*blocks, *towers):
+        single = {p for p in module.parameters() if p.ndim == 0}  # such as open_clip's own scale, unused
         # Sums, not means: the loss of each process is its part of the batch's.
-        fully_shard(module).set_gradient_divide_factor(1.0)
+        fully_shard(module, ignored_params=single).set_gradient_divide_factor(1.0)
 
 
 def whole(tensor: Tensor) -> Tensor:
