@@ -7,8 +7,9 @@ tiled, untiled: every picture × every caption, `xattn.contrastive.all_pairs_los
 one random caption of each other picture. All take the gradient of everything: one step's loss, forward
 and backward, sigmoid form. --pictures takes the first so many pictures only, with the captions of all: the
 share of one process among several, whose tiles are those of the whole batch. `flops` tells what the tiled
-loss multiplies and adds, and what a training step of ViT-B/16 does beside it. Each case runs in a process of its own; memory is the process's peak while the
-loss is taken, less what it held before: inputs, weights and imports.
+loss multiplies and adds, and what a training step of CLIP ViT-B/16 does beside it. Each case runs in a
+process of its own; memory is the process's peak while the loss is taken, less what it held before: inputs,
+weights and imports.
 """
 
 from __future__ import annotations
@@ -121,22 +122,24 @@ def _peak(device: torch.device) -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
-VIT_FLOPS = 3 * 2 * 17.6e9
-"""Forward and backward of ViT-B/16 on one picture of 224 pixels: 17.6 G multiplications and additions
-forward (Dosovitskiy et al. 2021), twice as much backward."""
+VIT_FLOPS, TEXT_FLOPS = 3 * 35.2e9, 3 * 6.0e9
+"""Forward and backward (twice as much) of CLIP ViT-B/16 on one picture of 224 pixels, and of its text tower
+on one caption of 77 tokens; a multiplication and an addition are two."""
 
 
 def flops(options: argparse.Namespace, batch: int) -> dict[str, float]:
     """Of the tiled loss over all pairs: two products with R regions forward and four backward, and one
-    with the Gram matrix each way; the projections; and how many per cent of the tower's step that is."""
+    with the Gram matrix each way; the projections; and how many per cent of the towers' step that is."""
     regions, dim, texts = options.regions, options.dim, batch * options.captions
     pairs = batch * texts * 2 * dim * (6 * regions + 2 * dim)
     projections = 3 * 2 * dim * dim * (2 * batch * regions + 2 * texts)
-    tower = batch * VIT_FLOPS
+    vision = batch * VIT_FLOPS
     return {
-        "pair_tflop": round(pairs / 1e12, 3),
-        "projection_tflop": round(projections / 1e12, 3),
-        "percent_of_vit_b16_step": round(100 * (pairs + projections) / tower, 1),
+        "tflop": round((pairs + projections) / 1e12, 3),
+        "percent_of_vision_step": round(100 * (pairs + projections) / vision, 1),
+        "percent_of_both_towers_step": round(
+            100 * (pairs + projections) / (vision + texts * TEXT_FLOPS), 1
+        ),
     }
 
 
