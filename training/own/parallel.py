@@ -101,7 +101,10 @@ def same(tensors: Sequence[Tensor]) -> None:
 
 @torch.no_grad()
 def add_gradients(parameters: Sequence[nn.Parameter]) -> None:
-    """Gradients of what each process holds whole become their sums. Sharded ones are sums already."""
+    """Gradients become the sums over processes: the loss of each is its part of the batch's."""
+    for p in parameters:
+        if isinstance(p, DTensor) and p.grad is not None:
+            p.grad.mul_(world())  # of sharded parameters they are means already
     held = [p for p in parameters if not isinstance(p, DTensor)]
     if world() == 1 or not held:
         return
@@ -142,8 +145,7 @@ def shard(towers: Sequence[nn.Module]) -> None:
 
     for module in towers:
         single = {p for p in module.parameters() if p.ndim == 0}  # such as open_clip's own scale, unused
-        # Sums, not means: the loss of each process is its part of the batch's.
-        fully_shard(module, ignored_params=single).set_gradient_divide_factor(1.0)
+        fully_shard(module, ignored_params=single)
 
 
 def whole(tensor: Tensor) -> Tensor:
