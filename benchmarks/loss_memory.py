@@ -5,8 +5,11 @@
 tiled, untiled: every picture × every caption, `xattn.contrastive.all_pairs_loss`. sampled: FLAIR's scheme
 (Xiao et al. 2025, section 3.3), written here from its description: each picture meets its own captions and
 one random caption of each other picture. All take the gradient of everything: one step's loss, forward
-and backward, sigmoid form. Each case runs in a process of its own; memory is the process's peak while the
-loss is taken, less what it held before: inputs, weights and imports.
+and backward, sigmoid form. --pictures takes the first so many pictures only, with the captions of all: the
+share of one process among several, whose tiles are those of the whole batch. `flops` tells what the tiled
+loss multiplies and adds, and what a training step of CLIP ViT-B/16 does beside it. Each case runs in a
+process of its own; memory is the process's peak while the loss is taken, less what it held before: inputs,
+weights and imports.
 """
 
 from __future__ import annotations
@@ -28,6 +31,7 @@ from torch.nn import functional as F
 from benchmarks.record import keep
 from xattn.attention import CrossAttention, attention_weights
 from xattn.contrastive import Pairs, all_pairs_loss
+from xattn.contrastive.pairs import TILE
 from xattn.losses import sigmoid_pairs
 
 SCHEMES = ("tiled", "untiled", "sampled")
@@ -62,13 +66,15 @@ def case(options: argparse.Namespace) -> dict[str, float]:
     """One scheme at one batch size, in this process."""
     torch.manual_seed(0)
     batch, per_picture, dim = options.batch, options.captions, options.dim
+    pictures = options.pictures or batch
     device = torch.device(options.device)
     attention = CrossAttention(dim, options.heads).to(device)
-    regions = torch.randn(batch, options.regions, dim, device=device, requires_grad=True)
-    pooled = F.normalize(torch.randn(batch, dim, device=device), dim=-1).requires_grad_()
+    regions = torch.randn(pictures, options.regions, dim, device=device, requires_grad=True)
+    pooled = F.normalize(torch.randn(pictures, dim, device=device), dim=-1).requires_grad_()
     texts = F.normalize(torch.randn(batch * per_picture, dim, device=device), dim=-1).requires_grad_()
     owners = torch.arange(batch * per_picture, device=device) // per_picture
-    pairs = Pairs(regions, pooled, texts, owners[None] == torch.arange(batch, device=device)[:, None])
+    positives = owners[None] == torch.arange(pictures, device=device)[:, None]
+    pairs = Pairs(regions, pooled, texts, positives)
     scales = torch.full((2,), 10.0, device=device, requires_grad=True)
     biases = torch.full((2,), -5.0, device=device, requires_grad=True)
 
@@ -92,7 +98,7 @@ def case(options: argparse.Namespace) -> dict[str, float]:
         started = time.perf_counter()
         step()
         seconds.append(time.perf_counter() - started)
-    pairs_taken = batch * batch * per_picture
+    pairs_taken = pictures * batch * per_picture
     if options.scheme == "sampled":
         pairs_taken = batch * (per_picture + batch - 1)
     return {
@@ -116,6 +122,27 @@ def _peak(device: torch.device) -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
+VIT_FLOPS, TEXT_FLOPS = 3 * 35.2e9, 3 * 6.0e9
+"""Forward and backward (twice as much) of CLIP ViT-B/16 on one picture of 224 pixels, and of its text tower
+on one caption of 77 tokens; a multiplication and an addition are two."""
+
+
+def flops(options: argparse.Namespace, batch: int) -> dict[str, float]:
+    """Of the tiled loss over all pairs: two products with R regions forward and four backward, and one
+    with the Gram matrix each way; the projections; and how many per cent of the towers' step that is."""
+    regions, dim, texts = options.regions, options.dim, batch * options.captions
+    pairs = batch * texts * 2 * dim * (6 * regions + 2 * dim)
+    projections = 3 * 2 * dim * dim * (2 * batch * regions + 2 * texts)
+    vision = batch * VIT_FLOPS
+    return {
+        "tflop": round((pairs + projections) / 1e12, 3),
+        "percent_of_vision_step": round(100 * (pairs + projections) / vision, 1),
+        "percent_of_both_towers_step": round(
+            100 * (pairs + projections) / (vision + texts * TEXT_FLOPS), 1
+        ),
+    }
+
+
 def needed_mb(scheme: str, options: argparse.Namespace, batch: int) -> float:
     """What autograd will hold, roughly: seven tensors the size of the attention."""
     texts = batch * options.captions if scheme == "untiled" else batch + options.captions - 1
@@ -129,7 +156,8 @@ def main() -> None:
     parser.add_argument("--dim", type=int, default=256)
     parser.add_argument("--heads", type=int, default=4)
     parser.add_argument("--regions", type=int, default=196)
-    parser.add_argument("--tile", type=int, nargs=2, default=(8, 64))
+    parser.add_argument("--tile", type=int, nargs=2, default=TILE)
+    parser.add_argument("--pictures", type=int, help="of the batch, with the captions of all (all)")
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--memory-mb", type=float, default=4000, help="do not try what needs more")
@@ -142,9 +170,11 @@ def main() -> None:
         return
     rows = []
     for batch in options.batches:
-        for scheme in SCHEMES:
+        print(flops(options, batch), file=sys.stderr)
+        for scheme in ("tiled",) if options.pictures else SCHEMES:
             needed = needed_mb(scheme, options, batch)
             row: dict[str, object] = {"scheme": scheme, "batch": batch}
+            row |= flops(options, batch) if scheme == "tiled" else {}
             if needed > options.memory_mb:
                 row["not_run"] = f"would hold about {needed:.0f} MB"
             else:
@@ -156,6 +186,7 @@ def main() -> None:
             rows.append(row)
     settings = {k: v for k, v in vars(options).items() if k not in ("scheme", "batch", "batches")}
     name = "loss_memory" + ("" if options.device == "cpu" else f"_{options.device}")
+    name += "_part" if options.pictures else ""
     keep(name, {"setting": settings, "figures": rows})
 
 

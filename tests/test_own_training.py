@@ -4,10 +4,6 @@ from __future__ import annotations
 
 import copy
 import json
-import os
-import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -476,38 +472,3 @@ def test_models_of_other_towers_are_refused(
     monkeypatch.setattr(own_run, "load_model", lambda *_, **__: color_model())
     with pytest.raises(DataError, match="ColorVision and ColorText"):
         run(TINY, replace(places, out=tmp_path / "out"))
-
-
-def test_kill_9_and_resume(places: Places, tmp_path: Path) -> None:
-    """The same weights, byte for byte, as without the kills."""
-    settings = ["--set", "epochs=10", "--set", "save_seconds=0.05", "--set", "patience=0"]
-    work = tmp_path / "killed-run"
-    work.mkdir()
-    (work / "features").symlink_to(places.work / "features")  # computed by tests before, or by the first
-    common = ["--smoke", "--no-comparison", *settings]
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-
-    def begin(out: Path, work: Path) -> subprocess.Popen[bytes]:
-        given = arguments(places, out, "--work", str(work), *common)
-        return subprocess.Popen([sys.executable, "-m", "training", "own", *given], env=environment)
-
-    (places.work / "features").mkdir(parents=True, exist_ok=True)
-    for lines in (4, 21):
-        process = begin(tmp_path / "killed", work)
-        log = work / "log.jsonl"
-        deadline = time.monotonic() + 120
-        while time.monotonic() < deadline and process.poll() is None:
-            if log.exists() and log.read_bytes().count(b"\n") >= lines:
-                break
-            time.sleep(0.01)
-        assert process.poll() is None, "the run ended before it could be killed"
-        process.send_signal(signal.SIGKILL)
-        process.wait()
-        assert not (tmp_path / "killed").exists()
-    assert begin(tmp_path / "killed", work).wait() == 0
-    whole = tmp_path / "whole-run"
-    whole.mkdir()
-    (whole / "features").symlink_to(places.work / "features")
-    assert begin(tmp_path / "whole", whole).wait() == 0
-    for name in ("model.safetensors", "config.json"):
-        assert (tmp_path / "killed" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()

@@ -317,3 +317,12 @@ def test_parts_cover_everything(monkeypatch: pytest.MonkeyPatch) -> None:
             monkeypatch.setattr(parallel, "rank", lambda rank=rank: rank)
             found += range(7)[parallel.part(7)]
         assert found == list(range(7))
+
+
+def test_pieces_are_as_many_in_every_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(parallel, "world", lambda: 2)
+    for own in ([0, 1, 2, 3], [4, 5, 6]):  # seven things in two processes
+        found = parallel.pieces(own, 7, 2)
+        assert len(found) == 2
+        assert [x for piece in found for x in piece] == own
+    assert parallel.pieces([], 1, 5) == [[]]

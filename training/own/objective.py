@@ -124,8 +124,10 @@ class Objective(nn.Module):
         """Adds this process's part of the loss's gradient, times factor, to what is trained."""
         rows, columns = (parallel.part(count) for count in batch.positives.shape)
         items = self.pictures.load(batch.rows[rows], batch.views[rows])
-        images = Chunked(self.images, self._chunks(items))
-        texts = Chunked(lambda some: (self.texts(some),), self._chunks(batch.captions[columns]))
+        images = Chunked(self.images, self._chunks(items, len(batch.rows)))
+        texts = Chunked(
+            lambda some: (self.texts(some),), self._chunks(batch.captions[columns], len(batch.captions))
+        )
         regions, pooled, mask = images.outputs
         positives = batch.positives[rows].to(regions.device)
         pairs = Pairs(regions, pooled, exchange(texts.outputs[0]), positives, mask)
@@ -136,18 +138,18 @@ class Objective(nn.Module):
         texts.backward()
         return loss
 
-    def _chunks(self, things: Sequence[Any]) -> list[Sequence[Any]]:
-        """In head mode nothing but small modules has activations: one chunk."""
-        size = len(things) if self.settings.mode == "head" else self.settings.chunk
-        chunks = [things[start : start + size] for start in range(0, len(things), max(1, size))]
-        return chunks or [things]  # a process may get no caption, where few are shared by all
+    def _chunks(self, things: Sequence[Any], total: int) -> list[Sequence[Any]]:
+        """total: of all processes. In head mode nothing but small modules has activations: one chunk."""
+        return parallel.pieces(
+            things, total, total if self.settings.mode == "head" else self.settings.chunk
+        )
 
     @torch.no_grad()
     def set_scales(self, batch: Batch) -> None:
         """Starts scales and biases where the model as it is matches best (Platt 1999), so that the first
         steps improve the model and do not repair the loss."""
         grid = RegionGrid.stack(list(self.pictures.grids(batch.rows)))
-        texts = torch.cat([self.texts(some) for some in self._chunks(batch.captions)])
+        texts = torch.cat([self.texts(some) for some in self._chunks(batch.captions, len(batch.captions))])
         attended = self.model.attention.cosine(grid.regions, texts, grid.mask)
         matched = batch.positives.numpy().ravel()
         if matched.all():

@@ -11,6 +11,7 @@ import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
+from math import ceil
 from typing import Any, TypeVar
 
 import torch
@@ -57,6 +58,13 @@ def part(count: int) -> slice:
     return slice(count * rank() // world(), count * (rank() + 1) // world())
 
 
+def pieces(mine: Sequence[Value], total: int, size: int) -> list[Sequence[Value]]:
+    """This process's part of `total` things in pieces of about `size` at most, as many in every process:
+    sharded towers must run equally often in all of them. At least one piece, which may be empty."""
+    count = max(1, ceil(ceil(total / world()) / max(1, size)))
+    return [mine[len(mine) * i // count : len(mine) * (i + 1) // count] for i in range(count)]
+
+
 @contextmanager
 def main_first() -> Iterator[None]:
     """What the first process leaves on disk in here, the others find."""
@@ -93,7 +101,10 @@ def same(tensors: Sequence[Tensor]) -> None:
 
 @torch.no_grad()
 def add_gradients(parameters: Sequence[nn.Parameter]) -> None:
-    """Gradients of what each process holds whole become their sums. Sharded ones are sums already."""
+    """Gradients become the sums over processes: the loss of each is its part of the batch's."""
+    for p in parameters:
+        if isinstance(p, DTensor) and p.grad is not None:
+            p.grad.mul_(world())  # of sharded parameters they are means already
     held = [p for p in parameters if not isinstance(p, DTensor)]
     if world() == 1 or not held:
         return
@@ -127,13 +138,14 @@ def clip_gradients(parameters: Sequence[nn.Parameter], largest: float) -> Tensor
 # Sharding: each process holds a part of every weight of the towers, and its optimizer state (FSDP).
 
 
-def shard(towers: Sequence[nn.Module], blocks: Sequence[nn.Module]) -> None:
-    """blocks: gathered one by one while their tower runs; what else a tower has, all at once."""
+def shard(towers: Sequence[nn.Module]) -> None:
+    """A tower's weights are gathered while it runs, all at once: not block by block, because pictures of
+    different shapes pass the blocks one shape after the other, which is not as often in every process."""
     from torch.distributed.fsdp import fully_shard
 
-    for module in (*blocks, *towers):
-        # Sums, not means: the loss of each process is its part of the batch's.
-        fully_shard(module).set_gradient_divide_factor(1.0)
+    for module in towers:
+        single = {p for p in module.parameters() if p.ndim == 0}  # such as open_clip's own scale, unused
+        fully_shard(module, ignored_params=single)
 
 
 def whole(tensor: Tensor) -> Tensor:

@@ -184,9 +184,7 @@ class _Prepared:
             for block in (b for net in modes.nets_of(model) for b in modes.blocks_of(net)[0]):
                 block.compile()
         if settings.shard:
-            inner = [b for net in modes.nets_of(model) for b in modes.blocks_of(net)[0][:-1]]
-            # The last block is taken apart by the dense methods, so it comes with its tower.
-            parallel.shard((model.vision, model.text), inner)
+            parallel.shard((model.vision, model.text))
         self.objective = Objective(model, self.train_pictures, self._texts, settings)
         self.objective.to(model.device).eval()
 

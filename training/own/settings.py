@@ -112,8 +112,8 @@ def checked(settings: Settings) -> Settings:
         raise DataError(f"setting learning_rate: expected above 0, got {settings.learning_rate}")
     if settings.shard and settings.mode != "full":
         raise DataError(f"setting shard: is for mode full, got mode {settings.mode}")
-    if settings.shard and settings.precision == "fp16":
-        raise DataError("setting shard: with bf16 or fp32, got precision fp16")
+    if settings.shard and (settings.precision == "fp16" or settings.chunk < 2):
+        raise DataError("setting shard: expected precision bf16 or fp32 and a chunk of at least 2")
     return settings
 
 

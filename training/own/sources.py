@@ -26,7 +26,7 @@ from training.data import Picture
 from training.features import ViewFeatures, cached_features
 from training.own import modes, parallel
 from training.own.settings import Settings
-from training.run import towers_of
+from training.towers import towers_of
 from training.views import MIN_AREA, views_of
 from xattn import images
 from xattn.model import XAttnModel

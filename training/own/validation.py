@@ -71,14 +71,15 @@ class Validation:
         training = objective.training
         objective.eval()
         own = self.captions[parallel.part(len(self.captions))]
-        starts = range(0, max(1, len(own)), TEXTS_AT_ONCE)
-        texts = exchange(torch.cat([objective.texts(own[i : i + TEXTS_AT_ONCE]) for i in starts]))
+        parts = parallel.pieces(own, len(self.captions), TEXTS_AT_ONCE)
+        texts = exchange(torch.cat([objective.texts(some) for some in parts]))
         rows = [picture.row for picture in self.pictures[parallel.part(len(self.pictures))]]
         found = [texts.new_zeros(0, len(texts))]
-        for start in range(0, len(rows), AT_ONCE):
-            some = rows[start : start + AT_ONCE]
+        groups = parallel.pieces(rows, len(self.pictures), AT_ONCE)
+        for some, following in zip(groups, [*groups[1:], []], strict=True):
+            if not some:  # more processes than pictures
+                continue
             items = self.source.load(some, [0] * len(some))
-            following = rows[start + AT_ONCE : start + 2 * AT_ONCE]
             self.source.ahead(following, [0] * len(following))
             regions, pooled, mask = objective.images(items, self.source)
             attended = objective.model.attention.cosine(regions, texts, mask)
