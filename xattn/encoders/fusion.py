@@ -54,7 +54,8 @@ def patch_colors(frames: Float[Tensor, "B 3 h w"], grid: Size) -> Float[Tensor, 
 
     frames: RGB in [0, 1], sides divisible by the grid's. Means are moved to [-1, 1], spreads to [0, 1].
     """
-    cell = (frames.shape[2] // grid[0], frames.shape[3] // grid[1])
+    # As numbers: while a graph is exported, sizes are tensors, and a pool's cell must not be one.
+    cell = (int(frames.shape[2] // grid[0]), int(frames.shape[3] // grid[1]))
     mean = F.avg_pool2d(frames, cell)
     spread = (F.avg_pool2d(frames.square(), cell) - mean.square()).clamp(min=0).sqrt()
     return torch.cat([2 * mean - 1, 2 * spread], 1).flatten(2).transpose(1, 2)
