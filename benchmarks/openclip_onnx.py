@@ -5,9 +5,10 @@
 Weights are random: time does not depend on them. Both run in the same process with the same number of
 threads, in turn. What is timed is what a graph stands in for: the whole tower of open_clip's models, with
 the default dense method; the two nets of the default model, whose fusion stays in torch. Whether they agree
-is told by the lowest cosine of each output. Where other work runs beside it, several threads wait for each other and torch's wait
-longer, which flatters ONNX Runtime: then use --threads 1. The fastest round counts, as the one least
-disturbed, and the time of the processor is given too. Writes benchmarks/results/openclip_onnx.json.
+is told by the lowest cosine of each output. Where other work runs beside it, several threads wait for each
+other and torch's wait longer, which flatters ONNX Runtime: then use --threads 1. The fastest round counts,
+as the one least disturbed, and the time of the processor is given too. Writes
+benchmarks/results/openclip_onnx.json.
 """
 
 from __future__ import annotations

@@ -177,7 +177,7 @@ class OpenClipVision(VisionEncoder):
         return self._tower.pooled(pixels)
 
     def sample(self, num_pictures: int) -> Float[Tensor, "B 3 h w"]:
-        """Pixels as `features` takes them, not of the size that the tower was trained at if it takes others."""
+        """Pixels as `features` takes them; of another size than the trained one, if the tower takes any."""
         tower = self._tower
         size = tower.native
         if tower.flexible:
