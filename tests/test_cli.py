@@ -341,6 +341,19 @@ def test_evaluate_against_another_model(captioned, tmp_path):
     assert json.loads((tmp_path / "report.json").read_text())["other"]["name"] == "other"
 
 
+def test_embeddings_as_a_faiss_file(indexed, tmp_path):
+    import faiss
+
+    assert run("embeddings", tmp_path / "out.npy").exit_code == 0
+    assert run("embeddings", tmp_path / "out.faiss").exit_code == 0
+    flat, rows = faiss.read_index(str(tmp_path / "out.faiss")), np.load(tmp_path / "out.npy")
+    assert flat.metric_type == faiss.METRIC_INNER_PRODUCT
+    np.testing.assert_array_equal(flat.reconstruct_n(0, flat.ntotal), rows)
+    paths = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
+    assert sorted(paths) == sorted(str(p) for p in indexed.rglob("*.png"))
+    assert run("embeddings", tmp_path / "out.txt").exit_code == 2
+
+
 # --- the program ----------------------------------------------------------------------------------------
 
 

@@ -21,6 +21,7 @@ from torch import Tensor
 from xattn import quantize
 from xattn.attention import CrossAttention
 from xattn.encoders.fusion import FusionConfig
+from xattn.encoders.graphs import use_graphs
 from xattn.encoders.text import SentenceConfig, SentenceEncoder, Tokenizer, read_tokenizer
 from xattn.encoders.vision import HybridConfig, HybridEncoder
 from xattn.errors import CheckpointError, ModelNotFound
@@ -69,10 +70,7 @@ def _load_directory(directory: Path, name: str) -> XAttnModel:
     else:
         model = build_model(config, read_tokenizer(directory / "tokenizer.json"), name=name)
     _load_weights(model, directory / "model.safetensors")
-    if "openclip" in config:
-        from xattn.pretrained import use_graph
-
-        use_graph(model, directory)
+    use_graphs(model.vision, model.text, directory)
     return model
 
 

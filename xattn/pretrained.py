@@ -14,8 +14,6 @@ A name may end in options, as a web address does:
 
 from __future__ import annotations
 
-import logging
-import os
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -34,10 +32,8 @@ from xattn.encoders.openclip_models import (
     save_text_parts,
     templates_of,
 )
-from xattn.errors import CheckpointError, MissingExtra, ModelNotFound
+from xattn.errors import CheckpointError, ModelNotFound
 from xattn.model import Calibration, XAttnModel
-
-logger = logging.getLogger(__name__)
 
 TEMPERATURE = 50.0
 """Of the untrained attention. Cosines of CLIP's regions with a text differ by about 0.1 between what it
@@ -160,28 +156,3 @@ def save_extras(model: XAttnModel, directory: Path) -> None:
     """Writes the tokenizer, and the text tower's config, where open_clip does not carry them itself."""
     assert isinstance(model.text, OpenClipText)
     save_text_parts(model.text.clip, model.text.tokenizer, directory)
-
-
-GRAPH = "vision.onnx"
-"""File in a model directory: the vision tower for ONNX Runtime."""
-
-
-def export_graph(model: XAttnModel, directory: Path) -> None:
-    """Writes the vision tower of a model beside its saved weights, for ONNX Runtime.
-
-    Raises CheckpointError if the tower cannot be exported, MissingExtra without the extra "onnx".
-    """
-    if not isinstance(model.vision, OpenClipVision):
-        raise CheckpointError("only models of open_clip can be exported so far, not xattn's own towers")
-    temporary = directory / f".{GRAPH}.tmp"
-    model.vision.export_onnx(temporary)
-    os.replace(temporary, directory / GRAPH)
-
-
-def use_graph(model: XAttnModel, directory: Path) -> None:
-    """Lets a model that was loaded from a directory run its exported graph, if there is one."""
-    if isinstance(model.vision, OpenClipVision) and (directory / GRAPH).is_file():
-        try:
-            model.vision.use_onnx(directory / GRAPH)
-        except MissingExtra as error:
-            logger.warning("%s; running by torch instead", error)

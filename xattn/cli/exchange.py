@@ -16,24 +16,34 @@ from xattn.cli.common import DEFAULT_INDEX, IndexDir, ModelName, app, check_fold
 @app.command()
 def embeddings(
     output: Annotated[
-        Path, typer.Argument(metavar="OUT.npy", dir_okay=False, help="File for them, float32 [N, D].")
+        Path,
+        typer.Argument(
+            metavar="OUT", dir_okay=False, help="File for them, .npy (float32 [N, D]) or .faiss."
+        ),
     ],
     index_dir: IndexDir = DEFAULT_INDEX,
     model: ModelName = "default",
 ) -> None:
-    """Write every picture's embedding to a NumPy file, and the paths to a file beside it.
+    """Write every picture's embedding to a NumPy or FAISS file, and the paths to a file beside it.
 
-    Line i of OUT.jsonl is the path of row i, as a JSON string. With an open_clip model these are its own
-    image embeddings.
+    Line i of the .jsonl file of the same name is the path of row i, as a JSON string. The FAISS file is a
+    flat index by inner product. With an open_clip model these are its own image embeddings.
     """
-    if output.suffix != ".npy":
-        raise typer.BadParameter(f"{output} must end in .npy", param_hint="OUT.npy")
-    check_folder(output, "OUT.npy")
+    if output.suffix not in (".npy", ".faiss"):
+        raise typer.BadParameter(f"{output} must end in .npy or .faiss", param_hint="OUT")
+    check_folder(output, "OUT")
     with opened(index_dir, model) as engine:
         paths, vectors = engine.embeddings()
-    import numpy as np
+    if output.suffix == ".npy":
+        import numpy as np
 
-    np.save(output, vectors)
+        np.save(output, vectors)
+    else:
+        import faiss
+
+        flat = faiss.IndexFlatIP(vectors.shape[1])
+        flat.add(vectors)
+        faiss.write_index(flat, os.fspath(output))
     # Names of files may hold a line break: as JSON strings they take one line each.
     lines = "".join(json.dumps(os.fspath(path)) + "\n" for path in paths)
     output.with_suffix(".jsonl").write_text(lines, encoding="utf-8")

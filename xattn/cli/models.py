@@ -75,19 +75,19 @@ def export(
         Path,
         typer.Argument(metavar="OUT", file_okay=False, help="Directory for the model; made if absent."),
     ],
-    model: Annotated[str, typer.Option("--model", envvar="XATTN_MODEL", help="An open_clip model.")],
+    model: ModelName = "default",
 ) -> None:
-    """Save an open_clip model as a directory that runs by ONNX Runtime on a CPU.
+    """Save a model as a directory whose towers run by ONNX Runtime on a CPU.
 
     Give that directory as --model. It loads without a network, by torch where ONNX Runtime is not
     installed or a graphics card is used. Needs the extra *onnx*.
     """
     with terminal.err.status("loading"):
         from xattn.checkpoint import load_model, save_model
-        from xattn.pretrained import export_graph
+        from xattn.encoders.graphs import export_graphs
 
         loaded = load_model(model, device="cpu")
     with terminal.err.status("exporting"):
         save_model(loaded, output, card=f"# {model}\n\nSaved by `xattn export`; weights as published.\n")
-        export_graph(loaded, output)
+        export_graphs(loaded.vision, loaded.text, output)
     terminal.out.print(f"{output} holds {model}; use it with: --model {output}")

@@ -76,12 +76,6 @@ def last_block_tokens(
     return x + block.feed_forward(x)
 
 
-def by_parts(block: LastBlock, x: Float[Tensor, "B T C"], grid: TokenGrid) -> Float[Tensor, "B T C"]:
-    """What `block.plain` gives, from the block's parts: for exporters that fused attention stops."""
-    x = x + block.merge(read_values(*block.project(x), "plain", grid, block.scale))
-    return x + block.feed_forward(x)
-
-
 def read_values(
     q: Float[Tensor, "B K T d"],
     k: Float[Tensor, "B K T d"],

@@ -1,78 +1,85 @@
-"""open_clip's own vision towers through ONNX Runtime, which is faster than torch on many CPUs.
+"""Towers through ONNX Runtime, which is faster than torch on many CPUs.
 
-The exported graph takes normalised pixels [B 3 h w] and the position embeddings [T C] of their grid, and
-gives regions [B R D] and pooled features [B D], neither normalised. Batch and size are free: positions are
-resampled outside, where they are cheap, because ONNX has no antialiased bicubic resampling as torch has it.
+A graph is exported of any function of tensors whose weights belong to a module, by running it once: what a
+tower does need not be written twice. Every size of every input stays free, as far as the function lets it.
+What torch's exporter cannot do is taught to it: bicubic resampling with antialiasing, which position
+embeddings need, and torch's own attention without the sizes it was exported with.
 """
 
 from __future__ import annotations
 
 import importlib
+import inspect
 import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from types import MethodType
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
-from xattn.encoders.dense import DenseMethod
-from xattn.encoders.towers import ResNetTower, Tower, VitTower
 from xattn.errors import CheckpointError, MissingExtra
 
 OPSET = 18
-SAMPLE_GRID = (3, 5)
+INT64 = 7
+"""ONNX's number for the type."""
+Function = Callable[..., Tensor | tuple[Tensor, ...]]
 
 
-class _Graph(nn.Module):
-    def __init__(self, tower: Tower, method: DenseMethod) -> None:
-        super().__init__()
-        self.visual = tower.visual
-        self._tower = tower
-        self._method = method
+def export_function(function: Function, module: nn.Module, sample: Sequence[Tensor], path: Path) -> None:
+    """Writes the graph of `function(*sample)`, which may depend on the weights of `module` alone.
 
-    def forward(self, pixels: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
-        return self._tower.run(pixels, self._method, positions)
-
-
-def export_tower(tower: Tower, method: DenseMethod, path: Path) -> None:
-    """Writes the graph of a tower and a dense method.
-
-    Raises CheckpointError for towers from timm, whose shapes do not stay free when they are exported;
-    MissingExtra without the package onnx.
+    sample: its inputs, of the types and numbers of axes they will have; what Python code decides by their
+    values is decided for ever. Raises CheckpointError if the function holds something that ONNX cannot
+    express, MissingExtra without the package onnx.
     """
-    if not isinstance(tower, VitTower | ResNetTower):
-        raise CheckpointError(
-            "only open_clip's own towers, ViT and ResNet, can be exported, not those of timm"
-        )
     _import("onnx", "exporting a model")
-    weights = next(tower.visual.parameters())
-    height, width = (cells * side for cells, side in zip(SAMPLE_GRID, tower.cell, strict=True))
-    pixels = torch.zeros(2, 3, height, width, dtype=weights.dtype, device=weights.device)
-    positions = tower.positions(SAMPLE_GRID).detach()
-    with warnings.catch_warnings(), torch.no_grad():
-        # The exporter by tracing is deprecated, and warns of each size that Python code looks at.
-        warnings.simplefilter("ignore")
-        torch.onnx.export(
-            _Graph(tower, method).eval(),
-            (pixels, positions),
-            str(path),
-            input_names=["pixels", "positions"],
-            output_names=["regions", "pooled"],
-            dynamic_axes={
-                "pixels": {0: "batch", 2: "height", 3: "width"},
-                "positions": {0: "tokens"},
-                "regions": {0: "batch", 1: "regions"},
-                "pooled": {0: "batch"},
-            },
-            opset_version=OPSET,
-            dynamo=False,
-        )
+    with torch.no_grad():
+        outputs = function(*sample)
+    outputs = outputs if isinstance(outputs, tuple) else (outputs,)
+    inputs = [*inspect.signature(function).parameters][: len(sample)]
+    names = [f"output{i}" for i in range(len(outputs))]
+    values = zip([*inputs, *names], [*sample, *outputs], strict=True)
+    free = {name: {axis: f"{name}_{axis}" for axis in range(value.ndim)} for name, value in values}
+    try:
+        with _exporting():
+            torch.onnx.export(
+                _Traced(function, module).eval(),
+                tuple(sample),
+                str(path),
+                input_names=inputs,
+                output_names=names,
+                dynamic_axes=free,
+                opset_version=OPSET,
+                dynamo=False,
+            )
+    except torch.onnx.errors.OnnxExporterError as error:
+        summary = str(error).partition("\n")[0]
+        raise CheckpointError(f"{type(module).__name__} cannot be exported: {summary}") from error
 
 
-class OnnxTower:
-    """An exported graph, for the weights that `tower` has now: it is not asked after they change."""
+class _Traced(nn.Module):
+    """A function as a module, with the module that holds its weights, which are then named in the graph."""
 
-    def __init__(self, path: Path, tower: Tower) -> None:
+    def __init__(self, function: Function, module: nn.Module) -> None:
+        super().__init__()
+        self.module = module
+        self._function = function
+
+    def forward(self, *inputs: Tensor) -> Tensor | tuple[Tensor, ...]:
+        return self._function(*inputs)
+
+
+class Graph:
+    """An exported function, for the weights that `module` has now: it must not be asked after they change.
+
+    Raises CheckpointError if the file is no graph, MissingExtra without the package onnxruntime.
+    """
+
+    def __init__(self, path: Path, module: nn.Module) -> None:
         runtime = _import("onnxruntime", "running an exported model")
         options = runtime.SessionOptions()
         options.intra_op_num_threads = torch.get_num_threads()
@@ -80,31 +87,61 @@ class OnnxTower:
             self._session = runtime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
         except Exception as error:  # the runtime raises many kinds
             raise CheckpointError(f"{path} is no graph that can be run: {error}") from error
-        self._tower = tower
-        self._versions = _versions(tower.visual)
+        self._inputs = [value.name for value in self._session.get_inputs()]
+        self._path = path
+        self._module = module
+        self._versions = _versions(module)
 
-    def usable(self, pixels: Tensor) -> bool:
-        """Whether the graph stands for what the tower would do: on the CPU, without gradients."""
+    def usable(self, *inputs: Tensor) -> bool:
+        """Whether the graph stands for what the function would do: on the CPU, without gradients."""
         return (
-            pixels.device.type == "cpu"
-            and pixels.dtype == torch.float32
+            all(value.device.type == "cpu" for value in inputs)
             and not torch.is_grad_enabled()
-            and not self._tower.visual.training
-            and self._versions == _versions(self._tower.visual)
+            and not torch.is_autocast_enabled("cpu")
+            and not self._module.training
+            and self._versions == _versions(self._module)
         )
 
-    def encode(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
-        """As `Tower.encode`, with the method that was exported."""
-        positions = self._tower.positions(self._tower.grid((pixels.shape[2], pixels.shape[3])))
-        assert positions is not None  # `export_tower` takes only towers that have a table
-        inputs = {"pixels": pixels.numpy(), "positions": positions.detach().numpy()}
-        regions, pooled = self._session.run(None, inputs)
-        return torch.from_numpy(regions), torch.from_numpy(pooled)
+    def __call__(self, *inputs: Tensor) -> tuple[Tensor, ...]:
+        given = {name: value.numpy() for name, value in zip(self._inputs, inputs, strict=True)}
+        try:
+            found = self._session.run(None, given)
+        except Exception as error:  # the runtime raises many kinds
+            raise CheckpointError(
+                f"{self._path} does not fit this model: {error}. Was it written by another version of "
+                "xattn? Export the model again."
+            ) from error
+        return tuple(torch.from_numpy(value) for value in found)
 
 
-def _versions(visual: nn.Module) -> list[tuple[int, int]]:
+class Exported:
+    """Stands in for a method of `module` whose inputs are tensors: runs its graph where that is the same
+    thing, and the method itself elsewhere. Copies of the module have the plain method again.
+
+    output: which of the graph's outputs the method gives; None: all of them
+    """
+
+    def __init__(self, module: nn.Module, method: str, graph: Graph, output: int | None = None) -> None:
+        self._method = MethodType(getattr(type(module), method), module)
+        self._graph = graph
+        self._output = output
+        setattr(module, method, self)
+
+    def __call__(self, *inputs: Tensor) -> Tensor | tuple[Tensor, ...]:
+        if not self._graph.usable(*inputs):
+            return self._method(*inputs)
+        found = self._graph(*inputs)
+        if self._output is not None:
+            return found[self._output]
+        return found if len(found) > 1 else found[0]
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return MethodType, (self._method.__func__, self._method.__self__)
+
+
+def _versions(module: nn.Module) -> list[tuple[int, int]]:
     """Changes when a weight is replaced or written to; writes to inference tensors are not counted."""
-    return [(id(p), -1 if p.is_inference() else p._version) for p in visual.parameters()]
+    return [(id(p), -1 if p.is_inference() else p._version) for p in module.parameters()]
 
 
 def _import(package: str, needed_for: str) -> Any:
@@ -112,3 +149,97 @@ def _import(package: str, needed_for: str) -> Any:
         return importlib.import_module(package)
     except ImportError as error:
         raise MissingExtra(package, "onnx", needed_for) from error
+
+
+# --- what torch's exporter is taught --------------------------------------------------------------------
+
+
+@contextmanager
+def _exporting() -> Iterator[None]:
+    fast = torch.backends.mha.get_fastpath_enabled()
+    attention, unflatten = nn.MultiheadAttention.forward, Tensor.unflatten
+    torch.backends.mha.set_fastpath_enabled(False)
+    nn.MultiheadAttention.forward = _attend  # type: ignore[assignment, method-assign]
+    Tensor.unflatten = _unflatten  # type: ignore[method-assign]
+    exporter: Any = torch.onnx
+    exporter.register_custom_op_symbolic("aten::_upsample_bicubic2d_aa", _resize, OPSET)
+    try:
+        with warnings.catch_warnings(), torch.no_grad():
+            # The exporter by tracing is deprecated, and warns of each size that Python code looks at.
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        exporter.unregister_custom_op_symbolic("aten::_upsample_bicubic2d_aa", OPSET)
+        nn.MultiheadAttention.forward = attention  # type: ignore[method-assign]
+        Tensor.unflatten = unflatten  # type: ignore[method-assign]
+        torch.backends.mha.set_fastpath_enabled(fast)
+
+
+def _resize(graph: Any, picture: Any, size: Any, align_corners: Any, *scales: Any) -> Any:
+    """ONNX's Resize, set as torch resamples: a = -1/2, and weights that fall outside are shared out."""
+    from torch.onnx.symbolic_helper import _unpack_list  # slow to import, needed for exporting alone
+
+    del align_corners, scales
+
+    def integers(*values: int) -> Any:
+        return graph.op("Constant", value_t=torch.tensor(values))
+
+    sizes = [graph.op("Unsqueeze", side, integers(0)) for side in _unpack_list(size)]
+    sizes = [graph.op("Cast", side, to_i=INT64) for side in sizes]
+    batch_and_channels = graph.op("Slice", graph.op("Shape", picture), integers(0), integers(2))
+    return graph.op(
+        "Resize",
+        picture,
+        graph.op("Constant", value_t=torch.zeros(0)),
+        graph.op("Constant", value_t=torch.zeros(0)),
+        graph.op("Concat", batch_and_channels, *sizes, axis_i=0),
+        mode_s="cubic",
+        antialias_i=1,
+        cubic_coeff_a_f=-0.5,
+        exclude_outside_i=1,
+        coordinate_transformation_mode_s="half_pixel",
+    )
+
+
+def _unflatten(x: Tensor, axis: int, sizes: Sequence[int]) -> Tensor:
+    """`Tensor.unflatten`, of which torch's exporter makes fixed sizes."""
+    before, after = x.shape[: axis % x.ndim], x.shape[axis % x.ndim + 1 :]
+    return x.reshape(*before, *sizes, *after)
+
+
+def _attend(
+    module: nn.MultiheadAttention,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    key_padding_mask: Tensor | None = None,
+    need_weights: bool = True,
+    attn_mask: Tensor | None = None,
+    average_attn_weights: bool = True,
+    is_causal: bool = False,
+) -> tuple[Tensor, Tensor | None]:
+    """`nn.MultiheadAttention.forward` for batches, written so that no size is fixed. Masks are those of
+    torch: True, or minus infinity, where nothing may be seen."""
+    del is_causal  # a hint that attn_mask is causal
+    inputs = [query, key, value]
+    if not module.batch_first:
+        inputs = [x.transpose(0, 1) for x in inputs]
+    weights: list[Tensor] = [module.q_proj_weight, module.k_proj_weight, module.v_proj_weight]
+    if module.in_proj_weight is not None:
+        weights = [*module.in_proj_weight.chunk(3)]
+    biases = [None] * 3 if module.in_proj_bias is None else [*module.in_proj_bias.chunk(3)]
+    q, k, v = (
+        F.linear(x, weight, bias).unflatten(-1, (module.num_heads, -1)).transpose(1, 2)
+        for x, weight, bias in zip(inputs, weights, biases, strict=True)
+    )
+    logits = q @ k.transpose(-2, -1) * module.head_dim**-0.5
+    padding = None if key_padding_mask is None else key_padding_mask[:, None, None]
+    for mask in (padding, attn_mask):
+        if mask is not None:
+            logits = logits.masked_fill(mask, -torch.inf) if mask.dtype == torch.bool else logits + mask
+    shares = logits.softmax(-1)
+    read = module.out_proj((shares @ v).transpose(1, 2).flatten(2))
+    if not module.batch_first:
+        read = read.transpose(0, 1)
+    shares = shares.mean(1) if average_attn_weights else shares
+    return read, shares if need_weights else None

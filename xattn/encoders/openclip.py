@@ -11,12 +11,11 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from math import log, sqrt
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 import numpy as np
 import torch
-from jaxtyping import Float, UInt8
+from jaxtyping import Float, Int, UInt8
 from open_clip.modified_resnet import ModifiedResNet
 from open_clip.timm_model import TimmModel
 from open_clip.transform import PreprocessCfg, image_transform_v2
@@ -31,9 +30,6 @@ from xattn.encoders.timm_towers import timm_tower
 from xattn.encoders.towers import ResNetTower, Tower, VitTower
 from xattn.errors import CheckpointError
 from xattn.types import RegionGrid, Size
-
-if TYPE_CHECKING:
-    from xattn.encoders.onnx import OnnxTower
 
 LONGEST_ASPECT = 4.0
 """Pictures longer than this are squeezed to it: beyond, positions would be stretched out of all measure."""
@@ -116,7 +112,6 @@ class OpenClipVision(VisionEncoder):
         self.model_config = model_config
         self.visual = visual
         self._tower = tower_of(visual)
-        self._graph: OnnxTower | None = None
         if config.method not in ("auto", *self._tower.methods):
             raise CheckpointError(
                 f"this model cannot do the dense method {config.method!r}; it can do "
@@ -171,29 +166,25 @@ class OpenClipVision(VisionEncoder):
             return (_pixels(own),)
         return _pixels(own), regions
 
-    def export_onnx(self, path: Path) -> None:
-        """Writes the tower's graph; see `xattn.encoders.onnx`."""
-        from xattn.encoders.onnx import export_tower
-
-        export_tower(self._tower, self.method, path)
-
-    def use_onnx(self, path: Path) -> None:
-        """Encodes by an exported graph of these very weights, on a CPU and without gradients."""
-        from xattn.encoders.onnx import OnnxTower
-
-        self._graph = OnnxTower(path, self._tower)
-
-    def _through_tower(
+    def features(
         self, pixels: Float[Tensor, "B 3 h w"]
     ) -> tuple[Float[Tensor, "B R D"], Float[Tensor, "B D"]]:
-        if self._graph is not None and self._graph.usable(pixels):
-            return self._graph.encode(pixels)
+        """Regions and pooled features of normalised pixels, neither of unit norm."""
         return self._tower.encode(pixels, self.method)
 
-    def _own_pooled(self, pixels: Float[Tensor, "B 3 h w"]) -> Float[Tensor, "B D"]:
-        if self._graph is not None and self._graph.usable(pixels):
-            return self._graph.encode(pixels)[1]
+    def pooled_features(self, pixels: Float[Tensor, "B 3 h w"]) -> Float[Tensor, "B D"]:
+        """open_clip's own, of normalised pixels of the size that the tower was trained at."""
         return self._tower.pooled(pixels)
+
+    def sample(self, num_pictures: int) -> Float[Tensor, "B 3 h w"]:
+        """Pixels as `features` takes them; of another size than the trained one, if the tower takes any."""
+        tower = self._tower
+        size = tower.native
+        if tower.flexible:
+            grid = (3, 5) if tower.grid(tower.native) != (3, 5) else (5, 3)
+            size = (grid[0] * tower.cell[0], grid[1] * tower.cell[1])
+        weights = next(self.visual.parameters())
+        return torch.zeros(num_pictures, 3, *size, dtype=weights.dtype, device=weights.device)
 
     def forward(self, batch: Sequence[Frames]) -> RegionGrid:
         """Pictures whose views have equal sizes are encoded together."""
@@ -212,10 +203,10 @@ class OpenClipVision(VisionEncoder):
         if self.config.windows:
             regions, pooled = self._through_windows(view)
         else:
-            regions, pooled = self._through_tower(view)
+            regions, pooled = self.features(view)
             regions = F.normalize(regions.float(), dim=-1)
         if len(batch[0]) == 2:
-            pooled = self._own_pooled(self.normalised([frames[0] for frames in batch]))
+            pooled = self.pooled_features(self.normalised([frames[0] for frames in batch]))
         return RegionGrid(regions, F.normalize(pooled.float(), dim=-1), (size,) * len(batch))
 
     def normalised(self, frames: Iterable[UInt8[Tensor, "3 h w"]]) -> Float[Tensor, "B 3 h w"]:
@@ -239,7 +230,7 @@ class OpenClipVision(VisionEncoder):
             for left in starts(columns, wide):
                 y, x = top * tower.cell[0], left * tower.cell[1]
                 window = view[:, :, y : y + tower.native[0], x : x + tower.native[1]]
-                regions, whole = self._through_tower(window.contiguous())
+                regions, whole = self.features(window.contiguous())
                 place = slice(top, top + high), slice(left, left + wide)
                 total[:, *place] += F.normalize(regions.float(), dim=-1).unflatten(1, (high, wide))
                 count[place] += 1
@@ -285,13 +276,19 @@ class OpenClipText(TextEncoder):
         self.templates = tuple(templates)
         self.signature = f"openclip {self.templates}"
 
+    def tokenize(self, texts: Sequence[str]) -> Int[Tensor, "N T"]:
+        """Token ids, all texts of one length."""
+        return self.tokenizer(list(texts)).to(next(self.clip.parameters()).device)
+
+    def features(self, tokens: Int[Tensor, "N T"]) -> Float[Tensor, "N D"]:
+        """open_clip's own, not of unit norm."""
+        return self.clip.encode_text(tokens)
+
     def forward(self, texts: Sequence[str]) -> Float[Tensor, "N D"]:
-        weights = next(self.clip.parameters())
         if not texts:
-            return weights.new_zeros(0, self.dim, dtype=torch.float32)
+            return next(self.clip.parameters()).new_zeros(0, self.dim, dtype=torch.float32)
         filled = [template.replace("{}", text) for text in texts for template in self.templates]
-        tokens = self.tokenizer(filled).to(weights.device)
-        embeddings = F.normalize(self.clip.encode_text(tokens).float(), dim=-1)
+        embeddings = F.normalize(self.features(self.tokenize(filled)).float(), dim=-1)
         if len(self.templates) > 1:
             embeddings = embeddings.unflatten(0, (len(texts), -1)).mean(1)
         return F.normalize(embeddings, dim=-1)

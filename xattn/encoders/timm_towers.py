@@ -69,8 +69,11 @@ class TimmBlock:
             k = attention.k_proj(x).unflatten(-1, (heads[1], -1)).transpose(1, 2)
             v = attention.v_proj(x).unflatten(-1, (heads[1], -1)).transpose(1, 2)
         q, k = self._rotated(attention.q_norm(q)), self._rotated(attention.k_norm(k))
-        shared = q.shape[1] // k.shape[1]  # heads to one key, in grouped-query attention
-        return q, k.repeat_interleave(shared, 1), v.repeat_interleave(shared, 1)
+        # Heads to one key, in grouped-query attention.
+        shared = attention.num_heads // getattr(attention, "num_kv_heads", attention.num_heads)
+        if shared > 1:
+            k, v = k.repeat_interleave(shared, 1), v.repeat_interleave(shared, 1)
+        return q, k, v
 
     def _rotated(self, x: Tensor) -> Tensor:
         if self.rope is None:
@@ -136,6 +139,7 @@ class TimmVitTower(Tower):
             self.methods = ("plain",)
 
     def positions(self, grid: Size) -> Tensor | None:
+        """Position embeddings of a grid, unless timm makes them itself or there are none."""
         trunk = self.visual.trunk
         if isinstance(trunk, Eva) or trunk.pos_embed is None:
             return None
@@ -143,16 +147,16 @@ class TimmVitTower(Tower):
         trained = TokenGrid(tuple(trunk.patch_embed.grid_size), num_prefix)
         return resample_positions(trunk.pos_embed[0], trained, grid)
 
-    def run(
-        self, pixels: Float[Tensor, "B 3 h w"], method: DenseMethod, positions: Tensor | None
+    def encode(
+        self, pixels: Float[Tensor, "B 3 h w"], method: DenseMethod
     ) -> tuple[Float[Tensor, "B R D"], Float[Tensor, "B D"]]:
         trunk = self.visual.trunk
-        x, rope = self.embedded(pixels, positions)
+        grid = TokenGrid(self.grid((pixels.shape[2], pixels.shape[3])), self.num_prefix)
+        x, rope = self.embedded(pixels, self.positions(grid.size))
         for block in trunk.blocks[:-1]:
             x = block(x) if rope is None else block(x, rope=rope)
         last = TimmBlock(trunk.blocks[-1], rope)
         whole = last.plain(x)
-        grid = TokenGrid(self.grid((pixels.shape[2], pixels.shape[3])), self.num_prefix)
         tokens = whole if method == "plain" else last_block_tokens(last, x, method, grid)
         pooled = self.visual.head(trunk.forward_head(trunk.norm(whole)))
         return self.project(trunk.norm(tokens[:, self.num_prefix :])), pooled
@@ -203,8 +207,8 @@ class FeatureMapTower(Tower):
         stride = max(level["reduction"] for level in trunk.feature_info)
         self.cell = (stride, stride)
 
-    def run(
-        self, pixels: Float[Tensor, "B 3 h w"], method: DenseMethod, positions: Tensor | None
+    def encode(
+        self, pixels: Float[Tensor, "B 3 h w"], method: DenseMethod
     ) -> tuple[Float[Tensor, "B R D"], Float[Tensor, "B D"]]:
         trunk = self.visual.trunk
         features = trunk.forward_features(pixels)
@@ -216,5 +220,5 @@ class FeatureMapTower(Tower):
             cells = features.flatten(2).transpose(1, 2).flatten(0, 1)[:, :, None, None]
         else:  # [B H W C]
             cells = features.flatten(0, 2)[:, None, None]
-        regions = self.visual.head(trunk.forward_head(cells)).unflatten(0, (len(pixels), -1))
+        regions = self.visual.head(trunk.forward_head(cells)).unflatten(0, (pixels.shape[0], -1))
         return regions, pooled

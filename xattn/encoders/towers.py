@@ -23,7 +23,6 @@ from xattn.encoders.dense import (
     DENSE_METHODS,
     DenseMethod,
     TokenGrid,
-    by_parts,
     last_block_tokens,
     read_values,
     resample_positions,
@@ -57,22 +56,11 @@ class Tower(ABC):
         found = self.visual(pixels)
         return found[0] if isinstance(found, tuple) else found
 
-    def positions(self, grid: Size) -> Tensor | None:
-        """Position embeddings of a grid, where the tower has a table of them and nothing else."""
-        del grid
-        return None
-
+    @abstractmethod
     def encode(
         self, pixels: Float[Tensor, "B 3 h w"], method: DenseMethod
     ) -> tuple[Float[Tensor, "B R D"], Float[Tensor, "B D"]]:
         """Regions and pooled features, neither normalised, of one pass; at the native size `pooled`."""
-        return self.run(pixels, method, self.positions(self.grid((pixels.shape[2], pixels.shape[3]))))
-
-    @abstractmethod
-    def run(
-        self, pixels: Float[Tensor, "B 3 h w"], method: DenseMethod, positions: Tensor | None
-    ) -> tuple[Float[Tensor, "B R D"], Float[Tensor, "B D"]]:
-        """`encode` with the position embeddings of the pixels' grid, as `positions` gives them."""
 
 
 class VitBlock:
@@ -126,25 +114,19 @@ class VitTower(Tower):
     def positions(self, grid: Size) -> Tensor:
         return resample_positions(self.visual.positional_embedding, self.trained_grid, grid)
 
-    def run(
-        self, pixels: Float[Tensor, "B 3 h w"], method: DenseMethod, positions: Tensor | None
+    def encode(
+        self, pixels: Float[Tensor, "B 3 h w"], method: DenseMethod
     ) -> tuple[Float[Tensor, "B R D"], Float[Tensor, "B D"]]:
-        assert positions is not None
         visual = self.visual
-        x = self.embedded(pixels, positions)
         grid = TokenGrid(self.grid((pixels.shape[2], pixels.shape[3])), 1)
-        blocks = [VitBlock(block) for block in visual.transformer.resblocks]
-        for block in blocks[:-1]:
-            x = self._through(block, x, grid)
-        last = self._through(blocks[-1], x, grid)
-        pooled, _ = visual._pool(last)
-        tokens = last if method == "plain" else last_block_tokens(blocks[-1], x, method, grid)
+        x = self.embedded(pixels, self.positions(grid.size))
+        *blocks, last = visual.transformer.resblocks
+        for block in blocks:
+            x = block(x)
+        whole = last(x)
+        pooled, _ = visual._pool(whole)
+        tokens = whole if method == "plain" else last_block_tokens(VitBlock(last), x, method, grid)
         return self.project(tokens[:, 1:]), pooled if visual.proj is None else pooled @ visual.proj
-
-    def _through(self, block: VitBlock, x: Tensor, grid: TokenGrid) -> Tensor:
-        """The block as trained. Exported, it is put together from parts: torch's own attention would keep
-        the batch size it was exported with."""
-        return by_parts(block, x, grid) if torch.onnx.is_in_onnx_export() else block.plain(x)
 
     def embedded(
         self, pixels: Float[Tensor, "B 3 h w"], positions: Float[Tensor, "T C"]
@@ -194,10 +176,9 @@ class ResNetTower(Tower):
     def positions(self, grid: Size) -> Tensor:
         return resample_positions(self.visual.attnpool.positional_embedding, self.trained_grid, grid)
 
-    def run(
-        self, pixels: Float[Tensor, "B 3 h w"], method: DenseMethod, positions: Tensor | None
+    def encode(
+        self, pixels: Float[Tensor, "B 3 h w"], method: DenseMethod
     ) -> tuple[Float[Tensor, "B R D"], Float[Tensor, "B D"]]:
-        assert positions is not None
         visual = self.visual
         features = visual.stem(pixels)
         for layer in (visual.layer1, visual.layer2, visual.layer3, visual.layer4):
@@ -206,7 +187,7 @@ class ResNetTower(Tower):
         pool = visual.attnpool
         x = features.flatten(2).transpose(1, 2)
         x = torch.cat([x.mean(1, keepdim=True), x], 1)
-        x = x + positions.to(x.dtype)
+        x = x + self.positions(grid.size).to(x.dtype)
 
         heads = (pool.num_heads, -1)
         layers = (pool.q_proj, pool.k_proj, pool.v_proj)
