@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 import types
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -151,6 +152,17 @@ def test_search_at_a_terminal(indexed, monkeypatch):
     assert lines[0].endswith(str(indexed / "spot.png"))
     assert "a red square 8" in lines[1]  # so many per cent
     assert ", a blue wall " in lines[1]
+
+
+def test_search_says_that_it_probably_found_nothing(photos, monkeypatch):
+    strict = color_model("default", -3.0)
+    strict.calibration = replace(strict.calibration, nothing_below=0.7)
+    monkeypatch.setattr("xattn.checkpoint.load_model", lambda name: strict)
+    run("index", photos)
+    assert run("search", "a red square").stderr == ""
+    doubted = run("search", "a magenta square")
+    assert doubted.stderr.startswith("Probably nothing found: a find has 70% or more, the best of these ")
+    assert len(doubted.stdout.splitlines()) == 2, "the nearest are listed all the same"
 
 
 def test_names_that_could_steer_the_terminal(photos, monkeypatch):

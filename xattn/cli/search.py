@@ -82,6 +82,11 @@ def search(
         hits = engine.search(text, k)
         if len(engine) == 0:
             terminal.err.print("The index is empty. Add pictures with: xattn index DIR")
+        elif hits[0].probability < (least := engine.model.calibration.nothing_below):
+            terminal.err.print(
+                f"Probably nothing found: a find has {least:.0%} or more, the best of these "
+                f"{hits[0].probability:.0%}."
+            )
     if save_overlays is not None:
         _save_overlays(hits, save_overlays)
     if as_json:
