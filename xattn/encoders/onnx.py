@@ -2,8 +2,8 @@
 
 A graph is exported of any function of tensors whose weights belong to a module, by running it once: what a
 tower does need not be written twice. Every size of every input stays free, as far as the function lets it.
-What torch's exporter cannot do is taught to it: bicubic resampling with antialiasing, which position
-embeddings need, and torch's own attention without the sizes it was exported with.
+What torch's exporter cannot do is taught to it: resampling with antialiasing, which position embeddings
+need, and torch's own attention without the sizes it was exported with.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import inspect
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from types import MethodType
 from typing import Any
@@ -26,6 +27,8 @@ from xattn.errors import CheckpointError, MissingExtra
 OPSET = 18
 INT64 = 7
 """ONNX's number for the type."""
+RESAMPLING = {"aten::_upsample_bicubic2d_aa": "cubic", "aten::_upsample_bilinear2d_aa": "linear"}
+"""Torch's operators for it with antialiasing, and ONNX's names of the modes."""
 Function = Callable[..., Tensor | tuple[Tensor, ...]]
 
 
@@ -162,21 +165,24 @@ def _exporting() -> Iterator[None]:
     nn.MultiheadAttention.forward = _attend  # type: ignore[assignment, method-assign]
     Tensor.unflatten = _unflatten  # type: ignore[method-assign]
     exporter: Any = torch.onnx
-    exporter.register_custom_op_symbolic("aten::_upsample_bicubic2d_aa", _resize, OPSET)
+    for operator, mode in RESAMPLING.items():
+        exporter.register_custom_op_symbolic(operator, partial(_resize, mode), OPSET)
     try:
         with warnings.catch_warnings(), torch.no_grad():
             # The exporter by tracing is deprecated, and warns of each size that Python code looks at.
             warnings.simplefilter("ignore")
             yield
     finally:
-        exporter.unregister_custom_op_symbolic("aten::_upsample_bicubic2d_aa", OPSET)
+        for operator in RESAMPLING:
+            exporter.unregister_custom_op_symbolic(operator, OPSET)
         nn.MultiheadAttention.forward = attention  # type: ignore[method-assign]
         Tensor.unflatten = unflatten  # type: ignore[method-assign]
         torch.backends.mha.set_fastpath_enabled(fast)
 
 
-def _resize(graph: Any, picture: Any, size: Any, align_corners: Any, *scales: Any) -> Any:
-    """ONNX's Resize, set as torch resamples: a = -1/2, and weights that fall outside are shared out."""
+def _resize(mode: str, graph: Any, picture: Any, size: Any, align_corners: Any, *scales: Any) -> Any:
+    """ONNX's Resize, set as torch resamples with antialiasing: a = -1/2 where cubic, and weights that fall
+    outside are shared out."""
     from torch.onnx.symbolic_helper import _unpack_list  # slow to import, needed for exporting alone
 
     del align_corners, scales
@@ -193,7 +199,7 @@ def _resize(graph: Any, picture: Any, size: Any, align_corners: Any, *scales: An
         graph.op("Constant", value_t=torch.zeros(0)),
         graph.op("Constant", value_t=torch.zeros(0)),
         graph.op("Concat", batch_and_channels, *sizes, axis_i=0),
-        mode_s="cubic",
+        mode_s=mode,
         antialias_i=1,
         cubic_coeff_a_f=-0.5,
         exclude_outside_i=1,
