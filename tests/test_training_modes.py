@@ -267,13 +267,14 @@ def test_mistaken_settings() -> None:
 # Several processes
 
 
-def torchrun(count: int, places: Places, *more: str) -> None:
+def torchrun(count: int, places: Places, *more: str) -> str:
     given = ["--data", str(places.data), "--out", str(places.out), "--work", str(places.work)]
     given += ["--model", places.model, "--no-comparison", *more]
     launch = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(count)]
     launch = launch if count > 1 else []
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    subprocess.run([sys.executable, *launch, "-m", "training", "own", *given], env=environment, check=True)
+    command = [sys.executable, *launch, "-m", "training", "own", *given]
+    return subprocess.run(command, env=environment, check=True, stdout=subprocess.PIPE, text=True).stdout
 
 
 @pytest.fixture(scope="module")
@@ -293,7 +294,8 @@ def test_two_processes_equal_one(
     more: list[str], alone: Path, data: Path, starts: dict[str, str], tmp_path: Path
 ) -> None:
     """Full fine-tuning by torchrun, data-parallel and with sharded weights: to 1e-5 of each weight."""
-    torchrun(2, Places(data, tmp_path / "out", tmp_path / "work", starts["clip"]), *SEVERAL, *more)
+    told = torchrun(2, Places(data, tmp_path / "out", tmp_path / "work", starts["clip"]), *SEVERAL, *more)
+    assert told.count("saved in") == 1, "one process talks for all"
     before, saved = weights(starts["clip"]), weights(tmp_path / "out")
     assert before.keys() == saved.keys()
     one, two = (

@@ -56,7 +56,8 @@ def main(arguments: Sequence[str], program: str = "xattn train") -> int:
     options = parsed(arguments, program)
     try:
         settings = checked(options.settings)
-        from training.own.run import Places, restart, run  # torch takes seconds, `--help` should not
+        from training.own import parallel  # torch takes seconds, `--help` should not
+        from training.own.run import Places, restart, run
         from training.own.tracking import tracking
 
         places = Places(
@@ -70,18 +71,20 @@ def main(arguments: Sequence[str], program: str = "xattn train") -> int:
             replay=options.replay,
             replay_split=options.replay_split,
         )
-        if options.restart:
+        speaks = parallel.speaks()
+        project = options.track if speaks else None
+        if options.restart and speaks:
             restart(places.work)
         with (
             terminal.Bar("reading", unit="pictures") as bar,
-            tracking(options.track, options.out.name, settings, _shown(bar)) as on_entry,
+            tracking(project, options.out.name, settings, _shown(bar)) as on_entry,
         ):
             result = run(
                 settings,
                 places,
                 device=options.device,
-                progress=bar.update,
-                on_entry=on_entry,
+                progress=bar.update if speaks else None,
+                on_entry=on_entry if speaks else None,
                 compare=not options.no_comparison,
             )
     except XattnError as error:
@@ -90,7 +93,8 @@ def main(arguments: Sequence[str], program: str = "xattn train") -> int:
     except KeyboardInterrupt:
         terminal.err.print("Stopped. The same command goes on from the last checkpoint.")
         return 130
-    _show_result(result, places.out, places.work)
+    if speaks:
+        _show_result(result, places.out, places.work)
     return 0
 
 

@@ -53,6 +53,11 @@ def is_main() -> bool:
     return rank() == 0
 
 
+def speaks() -> bool:
+    """The same before processes have joined and after they parted, by what torchrun told each."""
+    return os.environ.get("RANK", "0") == "0"
+
+
 def part(count: int) -> slice:
     """Which of `count` things are this process's."""
     return slice(count * rank() // world(), count * (rank() + 1) // world())
