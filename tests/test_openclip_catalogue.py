@@ -6,10 +6,14 @@ import json
 
 import open_clip
 import pytest
+import torch
+from torch import nn
 from typer.testing import CliRunner
 
 from xattn import cli
+from xattn.encoders.openclip import tower_of
 from xattn.encoders.openclip_catalogue import count_parameters, licence_of, list_models
+from xattn.encoders.openclip_models import build_clip
 
 
 def test_every_set_of_weights_is_listed_once() -> None:
@@ -35,6 +39,7 @@ def test_sizes_are_as_counted(arch: str) -> None:
         ("RN50x64/openai", (448, 448), (14, 14), "weaker"),
         ("ViT-B-16-SigLIP-384/webli", (384, 384), (24, 24), "advised"),
         ("ViT-SO400M-14-SigLIP/webli", (224, 224), (16, 16), "weaker"),
+        ("PE-Core-bigG-14-448/meta", (448, 448), (32, 32), "weaker"),
         ("MobileCLIP-B/datacompdr", (224, 224), (14, 14), "advised"),
         ("convnext_base_w/laion2b_s13b_b82k", (256, 256), (8, 8), "coarse"),
     ],
@@ -46,21 +51,44 @@ def test_grids_and_advice(name: str, size: object, grid: object, maps: str) -> N
 
 def test_grids_are_those_of_the_towers() -> None:
     """What is listed from configs is what a tower makes of a picture of its size."""
-    import torch
-
-    from xattn.encoders.openclip import tower_of
-    from xattn.encoders.openclip_models import build_clip
-
     for arch in ("ViT-B-16", "RN50", "ViT-B-16-SigLIP", "PE-Core-T-16-384", "ViTamin-S", "convnext_base"):
         (model, *_) = list_models(f"openclip:{arch}/")
-        with torch.device("meta"):
-            tower = tower_of(build_clip(open_clip.get_model_config(arch)).visual)
+        tower = tower_of(visual_without_storage(arch))
         assert tower.grid(tower.native) == model.grid, arch
+
+
+def test_advised_models_are_base_sized_with_dense_features() -> None:
+    advised = {
+        model.name.split(":")[1].split("/")[0]: model for model in list_models() if model.maps == "advised"
+    }
+    assert {"ViT-B-16", "ViT-B-16-SigLIP2-512", "EVA02-B-16", "PE-Core-B-16"} <= set(advised)
+    for arch, model in advised.items():
+        visual = visual_without_storage(arch)
+        tower = tower_of(visual)
+        assert tower.methods[0] == "clearclip", arch
+        assert tower.grid(tower.native) == model.grid, arch
+        assert sum(parameter.numel() for parameter in visual.parameters()) < 150e6, arch
+
+
+def visual_without_storage(arch: str) -> nn.Module:
+    config = open_clip.get_model_config(arch)
+    config["text_cfg"] = {"width": 64, "heads": 1, "layers": 1}  # another's would need its files
+    with torch.device("meta"):
+        visual: nn.Module = build_clip(config).visual
+    return visual
 
 
 def test_licences_that_forbid_business_are_named() -> None:
     assert licence_of("ViT-B-16", "metaclip_400m").startswith("CC-BY-NC")
     assert licence_of("MobileCLIP-B", "datacompdr").startswith("Apple")
+    assert licence_of("ViT-H-14-worldwide", "metaclip2_worldwide").startswith("CC-BY-NC")
+    assert licence_of("nllb-clip-base-siglip", "mrl").startswith("CC-BY-NC")
+    for arch, tag in [
+        ("ViT-B-16", "commonpool_l_s1b_b8k"),
+        ("ViT-H-14-CLIPA-336", "laion2b"),
+        ("ViTamin-S", "datacomp1b"),
+    ]:
+        assert licence_of(arch, tag) == "see its model card"  # not seen, so nothing is claimed
     assert licence_of("ViT-B-16", "a_new_one") == "see its model card"
 
 

@@ -49,7 +49,8 @@ OPTIONS = ("method", "regions", "windows", "pooled", "prompts", "temperature")
 def load_pretrained(name: str) -> XAttnModel:
     """The model of a name, on the CPU. May download (see `xattn.encoders.openclip_models`).
 
-    Raises ModelNotFound if no model answers to it, CheckpointError if its weights cannot be used.
+    Raises ModelNotFound if no model answers to it, CheckpointError if its weights cannot be used,
+    MissingExtra if its tokenizer needs a package that is not installed.
     """
     plain, _, query = name.partition("?")
     options = _options(name, query)
@@ -141,8 +142,8 @@ def rebuild(
     try:
         model_config, preprocess = section["model"], section["preprocess"]
         regions, templates = RegionConfig(**section["regions"]), tuple(section["templates"])
-        clip: Any = build_clip(model_config, directory / TEXT_CONFIG_DIR)
         tokenizer = read_tokenizer_of(model_config, directory)
+        clip: Any = build_clip(model_config, directory / TEXT_CONFIG_DIR)
         vision = OpenClipVision(clip.visual, model_config, preprocess, regions)
         text = OpenClipText(clip, model_config["embed_dim"], tokenizer, templates)
     except (KeyError, TypeError, ValueError, OSError, RuntimeError) as error:

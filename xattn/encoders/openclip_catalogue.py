@@ -22,14 +22,19 @@ LARGE_WIDTH = 1024
 
 SEE_CARD = "see its model card"
 _LICENCES = (
-    # (architecture, weights, licence): the first line whose two patterns match.
+    # (architecture, weights, licence): the first line whose two patterns match. Where no card or licence
+    # of the publisher was seen, the card is pointed to; restrictions alone are carried over to successors
+    # unseen (MetaCLIP 2, MobileCLIP2), since wrongly warning harms less.
     (r"nllb", r"", "CC-BY-NC-4.0: not for commercial use"),
     (r"", r"^(metaclip)", "CC-BY-NC-4.0: not for commercial use"),
-    (r"", r"^(dfn|datacompdr)", "Apple's own terms: research"),
+    (r"", r"^(dfn|datacompdr)", "Apple's own terms (apple-amlr): research only"),
     (r"", r"^webli", "Apache-2.0"),
-    (r"CLIPA", r"", "Apache-2.0"),
+    (r"^ViT-[LH]-14-CLIPA$", r"", "Apache-2.0"),
+    (r"CLIPA|^ViTamin-[SB]", r"", SEE_CARD),
+    (r"^convnext_(base_w|large|xx)", r"", SEE_CARD),
+    (r"", r"^(commonpool|datacomp_[sml]|laion400m_e3|laion2b_e16)", SEE_CARD),
     (r"^PE-", r"^meta", "Apache-2.0"),
-    (r"", r"^(openai|laion|frozen_laion|mscoco|datacomp|commonpool|merged2b|yfcc15m|cc12m)", "MIT"),
+    (r"", r"^(openai|laion|frozen_laion|mscoco|datacomp|merged2b|yfcc15m|cc12m)", "MIT"),
 )
 
 
@@ -85,12 +90,10 @@ def cell_of(vision: dict[str, Any]) -> int:
 def maps_of(vision: dict[str, Any], grid: Size) -> Maps:
     """How well maps without training can be expected to turn out."""
     timm = vision.get("timm_model_name") or ""
-    large = (
-        re.search(r"large|so400m|huge|giant|enormous|gopt", timm) or vision.get("width", 0) >= LARGE_WIDTH
-    )
+    named_large = re.search(r"large|so400m|huge|giant|gigantic|enormous|gopt", timm)
+    large = named_large or vision.get("width", 0) >= LARGE_WIDTH
     if min(grid) < FINE_SIDE:
         return "coarse"
-    large = large or vision.get("width", 0) >= LARGE_WIDTH
     return "weaker" if large or isinstance(vision.get("layers"), list) else "advised"
 
 

@@ -15,6 +15,7 @@ from collections.abc import Mapping
 from copy import deepcopy
 from dataclasses import dataclass
 from difflib import get_close_matches
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ from open_clip.pretrained import get_pretrained_cfg
 from open_clip.tokenizer import HFTokenizer
 from torch import nn
 
-from xattn.errors import CheckpointError, ModelNotFound
+from xattn.errors import CheckpointError, MissingExtra, ModelNotFound
 
 TOKENIZER_DIR = "tokenizer"
 TEXT_CONFIG_DIR = "text_config"
@@ -111,13 +112,21 @@ def _known_arch(arch: str) -> str:
 
 
 def load_clip(source: Source) -> Loaded:
-    """Loads a model and its tokenizer, downloading what is not on this machine.
+    """Loads a model and its tokenizer, downloading what is not on this machine, the small parts first.
 
-    Raises ModelNotFound if weights can be neither found nor downloaded, CheckpointError if they are
-    damaged or of another architecture.
+    Raises ModelNotFound if a part can be neither found nor downloaded, CheckpointError if the weights are
+    damaged or of another architecture, MissingExtra if the tokenizer needs a package that is not installed.
     """
-    described = source.file or source.directory or source.hub or f"{source.arch}/{source.tag}"
+    described = str(source.file or source.directory or source.hub or f"{source.arch}/{source.tag}")
     tag_config = get_pretrained_cfg(source.arch, source.tag) if source.tag else {}
+    try:
+        model_config: dict[str, Any] = open_clip.get_model_config(source.identifier)
+        require_transformers(model_config["text_cfg"], described)
+    except MissingExtra:
+        raise
+    except Exception as error:  # open_clip and its hub client each raise kinds of their own
+        raise _unusable(source, described, error) from error
+    tokenizer = _load_text_parts(source, model_config["text_cfg"], described)
     try:
         clip = open_clip.create_model(
             source.identifier,
@@ -127,20 +136,56 @@ def load_clip(source: Source) -> Loaded:
             require_pretrained=True,
             weights_only=True,
         )
-        model_config: dict[str, Any] = open_clip.get_model_config(source.identifier)
-        tokenizer = open_clip.get_tokenizer(source.identifier)
-    except Exception as error:  # open_clip, its hub client and torch each raise kinds of their own
-        if source.file is not None or source.directory is not None:
-            raise CheckpointError(
-                f"{described} holds no weights of {source.arch or 'its config'} that can be read: {error}"
-            ) from error
-        raise ModelNotFound(
-            f"the weights of {described} are not on this machine and could not be downloaded: {error}. "
-            "Connect to the network, or name a file on this disk: openclip:ARCH@FILE"
-        ) from error
+    except Exception as error:  # as above, and torch
+        raise _unusable(source, described, error) from error
     if tag_config.get("quick_gelu"):
         model_config["quick_gelu"] = True
     return Loaded(clip, model_config, dict(clip.visual.preprocess_cfg), tokenizer)
+
+
+def _unusable(source: Source, described: str, error: Exception) -> CheckpointError | ModelNotFound:
+    """What to raise when a model's config or weights cannot be had."""
+    if source.file is not None or source.directory is not None:
+        return CheckpointError(
+            f"{described} holds no weights of {source.arch or 'its config'} that can be read: {error}"
+        )
+    return ModelNotFound(
+        f"the weights of {described} are not on this machine and could not be downloaded: {error}. "
+        "Connect to the network, or name a file on this disk: openclip:ARCH@FILE"
+    )
+
+
+def require_transformers(text_config: Mapping[str, Any], described: str) -> None:
+    """Raises MissingExtra if the text side is read by transformers and that is not installed."""
+    needs = text_config.get("hf_tokenizer_name") or text_config.get("hf_model_name")
+    if needs and find_spec("transformers") is None:
+        raise MissingExtra("transformers", "hf", f"the tokenizer of {described}")
+
+
+def _load_text_parts(source: Source, text_config: Mapping[str, Any], described: str) -> Any:
+    """The tokenizer. Of a text tower from transformers its config too, which open_clip looks up by name.
+
+    Raises CheckpointError if a folder lacks it, ModelNotFound if it cannot be downloaded.
+    """
+    name = text_config.get("hf_tokenizer_name")
+    try:
+        tokenizer = open_clip.get_tokenizer(source.identifier)
+        if text_config.get("hf_model_name"):
+            name = text_config["hf_model_name"]
+            from transformers import AutoConfig
+
+            AutoConfig.from_pretrained(name)
+    except Exception as error:  # transformers and its hub client raise many kinds
+        if source.directory is not None:
+            raise CheckpointError(
+                f"{described} does not hold its tokenizer (tokenizer.json, tokenizer_config.json): {error}"
+            ) from error
+        raise ModelNotFound(
+            f"the tokenizer or text config {name!r} of {described} is not on this machine and could not be "
+            f"downloaded: {error}. Connect to the network once, or name a folder with the weights and the "
+            "tokenizer: openclip:@DIR"
+        ) from error
+    return tokenizer
 
 
 def _usual_preprocessing(arch: str) -> dict[str, Any] | None:
@@ -177,8 +222,12 @@ def save_text_parts(clip: nn.Module, tokenizer: Any, directory: Path) -> None:
 
 
 def read_tokenizer_of(model_config: Mapping[str, Any], directory: Path) -> Any:
-    """The tokenizer of a saved model. Raises CheckpointError if its files are missing or damaged."""
+    """The tokenizer of a saved model.
+
+    Raises CheckpointError if its files are missing or damaged, MissingExtra as `load_clip`.
+    """
     text = model_config["text_cfg"]
+    require_transformers(text, str(directory))
     length = text.get("context_length", open_clip.tokenizer.DEFAULT_CONTEXT_LENGTH)
     options = text.get("tokenizer_kwargs") or {}
     saved = directory / TOKENIZER_DIR
