@@ -404,6 +404,31 @@ def test_an_interrupted_run_keeps_what_was_committed_and_goes_on(
     assert (names(report.unchanged), names(report.added)) == (["a.png"], ["b.png", "c.png"])
 
 
+@pytest.mark.parametrize(("fits", "sizes"), [(2, [3, 1, 1, 1]), (0, [3, 1])])
+def test_a_batch_too_large_for_the_card_is_halved(
+    fits: int, sizes: list[int], engine: Engine, photos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What did not fit is encoded in smaller parts, none twice; one picture that does not fit raises."""
+    tried: list[int] = []
+    encode = engine.model.encode_frames
+
+    def limited(batch: Sequence[Frames]) -> RegionGrid:
+        tried.append(len(batch))
+        if len(batch) > fits:
+            raise torch.cuda.OutOfMemoryError("CUDA out of memory")
+        return encode(batch)
+
+    monkeypatch.setattr(engine.model, "encode_frames", limited)
+    if fits:
+        assert names(engine.add(photos).added) == ["a.png", "b.png", "c.png"]
+        assert found(engine, "red") == ["a.png"]
+    else:
+        with pytest.raises(torch.cuda.OutOfMemoryError):
+            engine.add(photos)
+        assert len(engine) == 0
+    assert tried == sizes
+
+
 def test_pictures_can_be_found_while_more_are_added(
     engine: Engine, photos: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

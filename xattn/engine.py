@@ -140,7 +140,7 @@ class Engine:
         paths: Path | str | Sequence[Path | str],
         *,
         progress: Callable[[Progress], None] | None = None,
-        batch_size: int = 8,
+        batch_size: int | None = None,
         max_pixels: int = images.MAX_PIXELS,
     ) -> AddReport:
         """Brings the index in step with picture files and folders (with all folders below them).
@@ -149,7 +149,8 @@ class Engine:
         that vanished from a given folder are removed. A file that cannot be indexed, such as one of more
         than `max_pixels` pixels, is reported with the reason. Work is committed every few seconds: an
         interrupted run loses at most that, and the next goes on from there.
-        `progress` is called on this thread, once for each file.
+        `progress` is called on this thread, once for each file. `batch_size` pictures are encoded together,
+        by default what suits the device; if a graphics card runs out of memory, half as many from then on.
         Raises IndexBusy if another process is writing, ImageError if one of `paths` does not exist.
         """
         return add_pictures(

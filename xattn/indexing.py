@@ -26,10 +26,13 @@ from xattn.encoders import Frames
 from xattn.errors import ImageError
 from xattn.model import XAttnModel
 from xattn.store import NewContent, NewFile, Store
-from xattn.types import AddReport, Progress, Size, Skipped
+from xattn.types import AddReport, Progress, RegionGrid, Size, Skipped
 
 DECODERS = 2
 """Threads. Pillow releases the interpreter lock; more than this only takes cores from the encoder."""
+BATCH_SIZE = 8
+BATCH_SIZE_CUDA = 64
+"""To begin with, not measured: halved whenever the card's memory does not suffice."""
 COMMIT_SECONDS = 3.0
 COMMIT_CONTENTS = 256
 COMMIT_FILES = 4096
@@ -66,11 +69,12 @@ def add_pictures(
     roots: Sequence[Path],
     *,
     progress: Callable[[Progress], None] | None,
-    batch_size: int,
+    batch_size: int | None,
     max_pixels: int,
 ) -> AddReport:
     """Brings the store in step with the files at and below `roots`, which are absolute.
 
+    batch_size: pictures encoded together, None for the device's usual; less where memory does not suffice.
     If anything raises, KeyboardInterrupt included, what was committed until then stays.
     Raises IndexBusy if someone else is writing, ImageError if a root does not exist.
     """
@@ -90,13 +94,13 @@ class _Addition:
         store: Store,
         model: XAttnModel,
         progress: Callable[[Progress], None] | None,
-        batch_size: int,
+        batch_size: int | None,
         max_pixels: int,
     ) -> None:
         self._store = store
         self._model = model
         self._progress = progress
-        self._batch_size = batch_size
+        self._batch_size = batch_size or (BATCH_SIZE_CUDA if model.device.type == "cuda" else BATCH_SIZE)
         self._max_pixels = max_pixels
         self._report = AddReport()
         self._hashes = (
@@ -213,9 +217,29 @@ class _Addition:
 
     def _encode(self) -> None:
         batch, self._batch = self._batch, []
-        if not batch:
-            return
-        grids = self._model.encode_frames([read.frames for read in batch if read.frames is not None])
+        while batch:
+            part = batch[: self._batch_size]
+            grids = self._encode_or_halve(part)
+            if grids is not None:
+                self._keep(part, grids)
+                batch = batch[len(part) :]
+
+    def _encode_or_halve(self, batch: Sequence[_Read]) -> RegionGrid | None:
+        """None if the batch was too large for the graphics card; the batch size is then halved for good.
+
+        Raises torch.OutOfMemoryError if there is not memory enough for a single picture.
+        """
+        try:
+            return self._model.encode_frames([read.frames for read in batch if read.frames is not None])
+        except torch.cuda.OutOfMemoryError:
+            if len(batch) == 1:
+                raise
+            self._batch_size = len(batch) // 2
+        torch.cuda.empty_cache()  # only here: the error holds on to the tensors of the attempt
+        return None
+
+    def _keep(self, batch: Sequence[_Read], grids: RegionGrid) -> None:
+        """Takes down what is to be committed of encoded pictures."""
         regions = grids.regions.to("cpu", torch.float16).numpy()
         pooled = grids.pooled.float().cpu().numpy()
         for i, read in enumerate(batch):

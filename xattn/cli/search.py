@@ -41,7 +41,10 @@ def index(
     ],
     index_dir: IndexDir = DEFAULT_INDEX,
     model: ModelName = "default",
-    batch_size: Annotated[int, typer.Option(min=1, help="Pictures that are encoded together.")] = 8,
+    batch_size: Annotated[
+        int | None,
+        typer.Option(min=1, help="Pictures that are encoded together; by default what suits the device."),
+    ] = None,
 ) -> None:
     """Make pictures findable, or bring the index up to date with them.
 
