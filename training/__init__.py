@@ -13,5 +13,6 @@
     own         fine-tuning on your own captions: `xattn train`
 
 Only the fusion, the text head and the cross-attention are trained; the towers stay as they come. So each
-picture passes the towers once per view, and an epoch over the kept features takes under a minute on a CPU.
+picture passes the towers once per view, and an epoch over the kept features takes about two minutes on
+one core.
 """
