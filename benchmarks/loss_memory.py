@@ -187,7 +187,7 @@ def main() -> None:
     settings = {k: v for k, v in vars(options).items() if k not in ("scheme", "batch", "batches")}
     name = "loss_memory" + ("" if options.device == "cpu" else f"_{options.device}")
     name += "_part" if options.pictures else ""
-    keep(name, {"setting": settings, "figures": rows})
+    keep(name, {"setting": settings, "figures": rows}, script="loss_memory")
 
 
 if __name__ == "__main__":

@@ -89,11 +89,20 @@ def main(name: str, summary: str, measure: Callable[[Path], Result]) -> None:
     show(name, result.figures, busy)
 
 
-def keep(name: str, found: Mapping[str, Any], out: Path = RESULTS, commit: str | None = None) -> None:
-    """Writes NAME.json: what was found, with command, commit, date and device. commit: else the latest."""
+def keep(
+    name: str,
+    found: Mapping[str, Any],
+    out: Path = RESULTS,
+    commit: str | None = None,
+    script: str | None = None,
+) -> None:
+    """Writes NAME.json: what was found, with command, commit, date and device.
+
+    commit: else the latest; script: the one that was run, else the one of that name
+    """
     record = {
         "benchmark": name,
-        "command": shlex.join(["python", "-m", f"benchmarks.{name}", *sys.argv[1:]]),
+        "command": shlex.join(["python", "-m", f"benchmarks.{script or name}", *sys.argv[1:]]),
         "commit": commit or _commit(),
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "device": device(),

@@ -105,3 +105,10 @@ def test_every_photo_called_right_is_in_the_collection() -> None:
     for entry in entries:
         assert entry["relevant"]
         assert set(entry["relevant"]) <= names
+
+
+def test_a_result_names_the_script_that_was_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.argv", ["x", "--pictures", "4"])
+    record.keep("pairs_part", {}, tmp_path, "abc", script="pairs")
+    kept = json.loads((tmp_path / "pairs_part.json").read_text(encoding="utf-8"))
+    assert kept["command"] == "python -m benchmarks.pairs --pictures 4"

@@ -119,7 +119,7 @@ def train(
     """Trains the model in place and leaves it in eval mode, with the running mean of its weights.
 
     table: sentence features, rows as in the sampler's text_rows; log: called after every step with
-    `step`, `epoch`, `steps`, `rate`, `loss`, its five addends and the three `scale`s.
+    `step`, `epoch`, `steps`, `rate`, `loss`, its six addends and the three `scale`s.
     Raises DataError if the loss is no longer a number.
     """
     vision, text = model.vision, model.text
