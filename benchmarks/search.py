@@ -22,6 +22,7 @@ from benchmarks.timing import in_turns, median_ratio, milliseconds
 from xattn import load_model
 from xattn.catalogue import Identity
 from xattn.engine import Engine
+from xattn.geometry import boxes_from_map
 from xattn.phrases import parse
 from xattn.store import Store
 from xattn.ui.samples import Samples
@@ -43,6 +44,7 @@ def measure(_: Path) -> Result:
         Figure("search, 95th percentile", milliseconds(seconds["search"], 95), "ms"),
         *(Figure(f"floor: {name}, median", milliseconds(seconds[name]), "ms") for name in floors),
         Figure("search ÷ all floors", median_ratio(seconds["search"], all_floors)),
+        Figure("boxes of one map ÷ search", median_ratio(seconds["boxes of one map"], seconds["search"])),
     ]
     setting = {
         "pictures": num_pictures,
@@ -54,7 +56,7 @@ def measure(_: Path) -> Result:
 
 
 def _time(engine: Engine, folder: Path) -> dict[str, np.ndarray]:
-    """Seconds of the search and of each floor, of all queries and rounds."""
+    """Seconds of the search, of each floor and of one map's boxes, of all queries and rounds."""
     model = engine.model
     store = Store(folder, Identity(model.fingerprint, model.name, model.dim))
     try:
@@ -64,6 +66,7 @@ def _time(engine: Engine, folder: Path) -> dict[str, np.ndarray]:
     finally:
         store.close()
 
+    spread = np.random.default_rng(0).random((12, 16), np.float32) ** 4
     found: dict[str, list[np.ndarray]] = {}
     for query in Samples().queries:
         texts = [query, *(phrase.text for phrase in parse(query).phrases if phrase.text != query)]
@@ -73,6 +76,7 @@ def _time(engine: Engine, folder: Path) -> dict[str, np.ndarray]:
             "text encoding": partial(model.encode_texts, texts),
             "region bytes": region_bytes.max,  # touches each byte once and writes none
             "pooled product": partial(torch.matmul, pooled, vector.T),
+            "boxes of one map": partial(boxes_from_map, spread, (480, 640)),
         }
         for name, values in in_turns(tasks, ROUNDS, warm_up=2).items():
             found.setdefault(name, []).append(values)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import pickle
 import struct
-import time
 import warnings
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -279,11 +278,9 @@ def test_upright_in_memory() -> None:
 
 
 def test_900_megapixels_are_refused_before_decoding(write: Write) -> None:
-    started = time.monotonic()
     with warnings.catch_warnings():
         warnings.simplefilter("error")  # Pillow's own warning would be printed, or raised by some filters
         reason = refusal(write(claiming(30_000, 30_000), "bomb.png"))
-    assert time.monotonic() - started < 1
     for part in ("900,000,000", "30000 × 30000", "128,000,000", "max_pixels", "--max-pixels"):
         assert part in reason
 
