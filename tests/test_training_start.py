@@ -11,10 +11,9 @@ from PIL import Image
 from torch import Tensor, nn
 
 from training.alignment import align
-from training.batches import Sampler, text_table
+from training.batches import text_table
 from training.data import Dataset, Picture
-from training.features import cached_features
-from training.loop import train
+from training.fit import fit
 from training.recipes import default
 from training.run import untrained
 from training.towers import towers_of
@@ -57,24 +56,23 @@ def test_at_the_start_a_text_attends_to_the_cell_whose_class_name_it_is(dataset:
     assert rows[weights.argmax(-1)].tolist() == [0, 1, 2, 3, 4]
 
 
-def test_the_model_is_the_running_mean_of_the_steps(dataset: Dataset, tmp_path: Path) -> None:
-    torch.manual_seed(0)
-    model = untrained(RECIPE, dataset)
-    vision, text = towers_of(model)
-    features = cached_features(vision, dataset, 1, tmp_path / "features")
-    rows = {text: row for row, text in enumerate(dataset.texts)}
-    sampler = Sampler(dataset, dataset.pictures, features, rows, RECIPE, model.device)
+def test_the_model_is_the_running_mean_of_the_steps() -> None:
+    net = nn.Linear(2, 1)
     steps: list[Tensor] = []
-
-    def keep(entry: dict[str, float]) -> None:
-        steps.append(model.attention.key.weight.detach().clone())
-
-    train(model, text_table(text, dataset.texts), sampler, replace(RECIPE, averaging=0.75), keep)
+    batches = [(1, torch.tensor([1.0, 2.0])), (1, torch.tensor([-3.0, 1.0])), (2, torch.tensor([0.5, 4.0]))]
+    fit(
+        net,
+        batches,
+        len(batches),
+        lambda batch: ((net(batch) - 1).square().sum(), {"first": batch[0].item()}),
+        replace(RECIPE, averaging=0.75),
+        lambda entry: steps.append(net.weight.detach().clone()),
+    )
     mean = steps[0]
     for step in steps[1:]:
         mean = 0.75 * mean + 0.25 * step
-    assert len(steps) == 2
-    torch.testing.assert_close(model.attention.key.weight.detach(), mean)
+    assert len(steps) == 3
+    torch.testing.assert_close(net.weight.detach(), mean)
     assert not torch.equal(steps[0], steps[1])
 
 

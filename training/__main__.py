@@ -121,10 +121,13 @@ def _show_steps() -> Callable[[dict[str, float]], None]:
         if entry["step"] == entry["steps"] or len(epoch) % 10 == 0:
             means = [
                 f"{name} {sum(e[name] for e in epoch) / len(epoch):.3f}"
-                for name in ("loss", "pooled", "attended", "boxes", "absent")
+                for name in ("loss", "attended", "boxes", "absent")
+                if name in entry
             ]
             place = f"step {entry['step']}/{entry['steps']}, epoch {entry['epoch']}"
-            print(f"{place}: {', '.join(means)}, {time.monotonic() - started:.0f} s", flush=True)
+            part = f"teacher {entry['teacher']}, " if "teacher" in entry else ""
+            part = "copy, " if "copy" in entry else part
+            print(f"{part}{place}: {', '.join(means)}, {time.monotonic() - started:.0f} s", flush=True)
 
     return show
 

@@ -95,6 +95,19 @@ def gather(
     return PictureFeatures(found, resample.to(device), mask.to(device), sizes)
 
 
+def drawn_captions(
+    pictures: Sequence[Picture], text_rows: Mapping[str, int], most: int, rng: random.Random
+) -> tuple[Int[Tensor, " N"], Int[Tensor, " N"]]:
+    """(rows of captions, owners): at most so many captions of each picture; pictures[owners[n]] has n."""
+    drawn = [
+        (text_rows[caption], b)
+        for b, picture in enumerate(pictures)
+        for caption in rng.sample(picture.captions, min(most, len(picture.captions)))
+    ]
+    rows, owners = torch.tensor(drawn, dtype=torch.long).reshape(-1, 2).T
+    return rows, owners
+
+
 class Sampler:
     """Draws batches; the same seed and calls give the same batches.
 
@@ -132,14 +145,7 @@ class Sampler:
     def _batch(self, pictures: Sequence[Picture]) -> Batch:
         views = [self.rng.randrange(len(self.features)) for _ in pictures]
         inputs = gather(self.features, views, [picture.row for picture in pictures], self.device)
-        captions = [
-            (b, self.text_rows[caption])
-            for b, picture in enumerate(pictures)
-            for caption in self.rng.sample(
-                picture.captions, min(self.recipe.captions, len(picture.captions))
-            )
-        ]
-        owners, rows = (torch.tensor(column, device=self.device) for column in zip(*captions, strict=True))
+        rows, owners = drawn_captions(pictures, self.text_rows, self.recipe.captions, self.rng)
 
         most = self.recipe.region_texts + self.recipe.absent_texts
         texts = torch.zeros(len(pictures), most, dtype=torch.long)
@@ -157,8 +163,8 @@ class Sampler:
         device = self.device
         return Batch(
             inputs,
-            rows,
-            owners,
+            rows.to(device),
+            owners.to(device),
             texts.to(device),
             cover.to(device),
             present.to(device),
@@ -171,9 +177,9 @@ class Sampler:
         """Texts with the cells their boxes cover, and categories the picture lacks with None."""
         view = self.features[number].views[picture.row]
         held: list[tuple[str, Float[np.ndarray, "H W"] | None]] = []
-        drawn = self.rng.sample(list(picture.places), min(self.recipe.region_texts, len(picture.places)))
-        for text in drawn:
-            cells = cell_cover([view.place(box) for box in picture.places[text]], grid)
+        boxes = {**picture.spoken, **picture.places}
+        for text in self._named(picture):
+            cells = cell_cover([view.place(box) for box in boxes[text]], grid)
             if cells.sum() >= MIN_COVER:
                 held.append((text, cells))
         # Without categories the picture was never searched for any: nothing is known to be absent.
@@ -182,3 +188,16 @@ class Sampler:
             count = min(self.recipe.absent_texts, len(lacking))
             held += [(name, None) for name in self.rng.sample(lacking, count)]
         return held
+
+    def _named(self, picture: Picture) -> list[str]:
+        """`recipe.region_texts` texts with boxes. Phrases are rare, so most of them come each time;
+        categories come before what captions say."""
+        phrases = [text for text in picture.places if text not in picture.categories]
+        categories = [text for text in picture.places if text in picture.categories]
+        spoken = list(picture.spoken)
+        for texts in (phrases, categories, spoken):
+            self.rng.shuffle(texts)
+        most = self.recipe.region_texts
+        first, then = most * 3 // 8, most // 2
+        ordered = phrases[:first] + categories[:then] + phrases[first:] + spoken + categories[then:]
+        return ordered[:most]

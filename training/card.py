@@ -22,6 +22,7 @@ def model_card(recipe: Recipe, calibration: Calibration, num_pictures: int, num_
         num_pictures=num_pictures,
         num_held_out=num_held_out,
         bank_size=recipe.bank_size,
+        teachers=recipe.teachers,
         share=recipe.matched_share,
         **asdict(calibration),
     )
@@ -48,10 +49,11 @@ The three pretrained parts were not changed by training; saving rounds all weigh
 
 On {num_pictures} captioned photos of COCO (captions and boxes: CC BY 4.0) with the phrases of FG-OVD and
 RefCOCOS. Left out: the sample photos that xattn shows, every photo of the `dev` split, and
-{num_held_out} photos on which the probabilities were calibrated. Losses: symmetric InfoNCE of captions
-against the pooled embedding and against the cross-attention's output, over all pairs of a batch;
-the same over both together and over how little attention goes to null; attention held to the boxes of
-categories and phrases; attention held to null for absent categories.
+{num_held_out} photos on which the probabilities were calibrated. The pooled embedding and the text head copy the
+mean of {teachers} teachers of the same form, trained from other seeds by symmetric InfoNCE over all pairs of a
+batch. Regions and cross-attention: the same loss over what the attention reads, over its mean with the
+pooled cosines, and over how little attention goes to null; attention held to the boxes of categories, of
+phrases, and of what captions name; attention held to null for absent categories.
 
     python -m training {name} --data DIR --out DIR
 

@@ -16,14 +16,21 @@ class Recipe:
     views:            versions of each picture: whole, mirrored, then random crops
     dim:              width D of regions and texts
     attention_heads:  of the cross-attention
+    teachers:         pooled heads whose mean the model's copies (training.distil), each trained for
+                      teacher_epochs
+    copy_epochs:      of copying alone, before regions are trained; copy_weight: of the copy's loss, also
+                      while they are
+    added_texts:      that the copy is asked about, beside the batch's captions
+    epochs:           of training regions and attention
     averaging:        the model is the running mean of the weights, of which each step keeps so much
     learned_share:    how large what training starts from random is, beside what is aligned already
                       (training.alignment)
     initial_scale:    of the two contrastive terms' logits; learned, at most max_scale
-    region_texts:     texts with boxes drawn per picture and step; absent_texts: categories it lacks
+    region_texts:     texts with boxes (phrases, categories, caption phrases) drawn per picture and step;
+                      absent_texts: categories it lacks
     captions:         drawn per picture and step, fewer where it has fewer
-    joint_weight, presence_weight, box_weight, absent_weight: of these losses, beside the contrastive ones
-                      of pooled and attended scores, which weigh 1
+    joint_weight, presence_weight, box_weight, absent_weight: of these losses, beside the contrastive one
+                      of attended scores, which weighs 1
     evenness:         how much attention shall fill a box, beside lying in it
     held_out:         pictures kept from training to calibrate probabilities on
     matched_share:    of the pairs that calibration imagines, how many match
@@ -39,7 +46,12 @@ class Recipe:
     dim: int = 256
     attention_heads: int = 4
     dropout: float = 0.3
-    epochs: int = 12
+    teachers: int = 8
+    teacher_epochs: int = 16
+    copy_epochs: int = 30
+    copy_weight: float = 100.0
+    added_texts: int = 200
+    epochs: int = 16
     batch_size: int = 96
     learning_rate: float = 1e-3
     weight_decay: float = 0.2
@@ -48,7 +60,7 @@ class Recipe:
     learned_share: float = 0.3
     initial_scale: float = 20.0
     max_scale: float = 60.0
-    region_texts: int = 6
+    region_texts: int = 8
     absent_texts: int = 10
     captions: int = 2
     joint_weight: float = 1.0
@@ -76,6 +88,10 @@ def default(smoke: bool = False) -> Recipe:
         views=3,
         dim=32,
         dropout=0.0,
+        teachers=2,
+        teacher_epochs=4,
+        copy_epochs=4,
+        added_texts=5,
         epochs=12,
         batch_size=4,
         captions=2,

@@ -22,8 +22,9 @@ from training.batches import Sampler, gather, text_table
 from training.calibrate import calibrate
 from training.card import model_card
 from training.data import Dataset, Picture, read_credited, read_dataset
+from training.distil import SummarySampler, distil, summarise, train_teachers
 from training.features import ViewFeatures, cached_features
-from training.loop import train
+from training.loop import Objective, train
 from training.recipes import Recipe
 from training.towers import load_text, load_vision, towers_of
 from xattn.attention import CrossAttention
@@ -92,7 +93,15 @@ def run(
                 on_step(entry)
 
         _write(file, {"recipe": asdict(recipe), "pictures": len(pictures), "texts": len(texts)})
-        train(model, table, sampler, recipe, log)
+        head, pooling = text.head, vision.fusion.pooling
+        summaries = summarise(pooling, pictures, features, model.device)
+        teachers = train_teachers(vision.config.fusion, pictures, summaries, table, rows, recipe, log)
+        asked = SummarySampler(pictures, summaries, rows, recipe, recipe.seed)
+        distil(pooling, head, teachers, asked, table, recipe, log)
+        objective = Objective(vision.fusion, head, model.attention, table, recipe).to(model.device)
+        more = (batch for _, batch in asked.mixed(recipe.epochs))
+        train(objective, sampler, more, teachers, recipe, log)
+        model.eval()
         fill_banks(
             model,
             pictures,

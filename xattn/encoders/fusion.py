@@ -12,6 +12,7 @@ search adds to the first.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import NamedTuple
@@ -200,8 +201,12 @@ class Pooling(nn.Module):
         resample: Float[Tensor, "B R P"],
         mask: Bool[Tensor, "B R"] | None = None,
     ) -> Float[Tensor, "B D"]:
-        pooled = features.prior.new_zeros(())
-        for name, value in self.summary(features, resample, mask).items():
+        return self.embed(self.summary(features, resample, mask))
+
+    def embed(self, summary: Mapping[str, Float[Tensor, "B W"]]) -> Float[Tensor, "B D"]:
+        """Unit-norm embeddings of pictures of which `summary` is known."""
+        pooled = summary["prior"].new_zeros(())
+        for name, value in summary.items():
             normed = self.norms[name](value) if name in self.norms else value
             # The prior stays whole: it is already an average, over a thousand names.
             pooled = pooled + self.maps[name](normed if name.startswith("prior") else self.dropout(normed))

@@ -1,0 +1,125 @@
+"""Teachers of the pooled embedding, and the one head that copies their mean."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import Tensor
+
+from training.data import Picture
+from training.distil import SummarySampler, Teacher, Teachers, copy_loss, distil, train_teachers
+from training.recipes import default
+from xattn.encoders.fusion import FusionConfig, Pooling, TowerFeatures
+from xattn.encoders.text import TextHead
+
+CONFIG = FusionConfig(
+    dim=16, conv_width=12, texture_width=5, vit_width=8, text_width=10, num_classes=4, dropout=0.2
+)
+RECIPE = replace(default(smoke=True), dim=16, batch_size=6, teachers=3, captions=1, added_texts=4)
+PICTURES = [Picture(i, i, None, (f"caption {i}",), {}, frozenset()) for i in range(13)]  # type: ignore[arg-type]
+TEXT_ROWS = {f"caption {i}": i for i in range(13)} | {f"phrase {i}": 13 + i for i in range(20)}
+RESAMPLE = torch.eye(4)[None]
+
+
+def features(count: int) -> TowerFeatures:
+    return TowerFeatures(
+        cells=torch.rand(count, 4, 12),
+        textures=torch.rand(count, 4, 5),
+        tokens=torch.randn(count, 5, 8),
+        early=torch.randn(count, 5, 8),
+        prior=torch.randn(count, 5, 10) / 4,
+        colors=torch.rand(count, 4, 6),
+    )
+
+
+@pytest.fixture
+def summaries() -> dict[str, Tensor]:
+    """Two views of each picture, alike."""
+    torch.manual_seed(1)
+    resample = RESAMPLE.expand(13, -1, -1)
+    first = Pooling(CONFIG).summary(features(13), resample, None)
+    return {name: torch.stack([v, v + 0.05 * torch.randn_like(v)]) for name, v in first.items()}
+
+
+@pytest.fixture
+def table() -> Tensor:
+    torch.manual_seed(2)
+    return torch.nn.functional.normalize(torch.randn(33, 10), dim=-1)
+
+
+def test_pooling_is_embed_of_summary() -> None:
+    torch.manual_seed(0)
+    pooling, given = Pooling(CONFIG).eval(), features(3)
+    resample = RESAMPLE.expand(3, -1, -1)
+    expected = pooling(given, resample)
+    torch.testing.assert_close(pooling.embed(pooling.summary(given, resample, None)), expected)
+
+
+def test_batches_have_each_picture_with_its_own_captions(summaries: dict[str, Tensor]) -> None:
+    sampler = SummarySampler(PICTURES, summaries, TEXT_ROWS, RECIPE, seed=5)
+    seen = []
+    for epoch, asked in sampler.batches(2):
+        assert epoch in (1, 2)
+        assert asked.owners.tolist() == list(range(6))
+        for b, row in enumerate(asked.texts.tolist()):
+            views = summaries["cells"][:, row]
+            assert (asked.summary["cells"][b] == views).all(1).any(), "another picture than the caption's"
+        seen += asked.texts.tolist()
+    assert len(seen) == 2 * 2 * 6
+    assert len(set(seen[:12])) == 12
+    again = SummarySampler(PICTURES, summaries, TEXT_ROWS, RECIPE, seed=5)
+    assert [row for _, asked in again.batches(2) for row in asked.texts.tolist()] == seen
+
+
+def test_mixtures_lie_between_two_pictures_of_the_batch(summaries: dict[str, Tensor]) -> None:
+    sampler = SummarySampler(PICTURES, summaries, TEXT_ROWS, RECIPE, seed=5)
+    mixed = 0
+    for (_, asked), (_, plain) in zip(
+        sampler.mixed(4),
+        SummarySampler(PICTURES, summaries, TEXT_ROWS, RECIPE, seed=5).batches(1),
+        strict=False,
+    ):
+        assert asked.owners.tolist() == [*range(6), -1, -1, -1, -1]
+        assert asked.summary.keys() == plain.summary.keys()
+        ends = asked.summary["cells"]
+        mixed += int((ends != plain.summary["cells"]).any(1).sum())
+        break
+    assert 0 < mixed < 6
+
+
+def test_teachers_say_the_mean_of_what_each_says(summaries: dict[str, Tensor], table: Tensor) -> None:
+    torch.manual_seed(3)
+    members = [Teacher(CONFIG, RECIPE) for _ in range(3)]
+    teachers = Teachers(members)
+    summary = {name: value[0] for name, value in summaries.items()}
+    expected = (sum(m.cosines(summary, table) for m in members) / 3).detach()  # type: ignore[union-attr]
+    torch.testing.assert_close(teachers.cosines(summary, table), expected)
+    assert not any(p.requires_grad for p in teachers.parameters())
+
+
+def test_teachers_learn_their_pictures_and_the_copy_learns_the_teachers(
+    summaries: dict[str, Tensor], table: Tensor
+) -> None:
+    torch.manual_seed(4)
+    recipe = replace(RECIPE, teacher_epochs=40, copy_epochs=150, learning_rate=3e-3, averaging=0.9)
+    losses: list[dict[str, float]] = []
+    teachers = train_teachers(CONFIG, PICTURES, summaries, table, TEXT_ROWS, recipe, losses.append)
+    assert [entry["teacher"] for entry in losses[:: 2 * 40]] == [1, 2, 3]
+    summary = {name: value[0] for name, value in summaries.items()}
+    said = teachers.cosines(summary, table[:13])
+    assert (said.argmax(0) == torch.arange(13)).float().mean() > 0.7
+    one = teachers.members[0].cosines(summary, table[:13])  # type: ignore[operator]
+    other = teachers.members[1].cosines(summary, table[:13])  # type: ignore[operator]
+    assert (one - other).abs().max() > 0.05, "teachers of different seeds say the same"
+
+    pooling, head = Pooling(CONFIG), TextHead(10, 16, 0.2)
+    before = [p.clone() for p in teachers.parameters()]
+    sampler = SummarySampler(PICTURES, summaries, TEXT_ROWS, recipe, 9)
+    asked = next(sampler.mixed(1))[1]
+    start = copy_loss(pooling.eval(), head.eval(), teachers, asked, table).item()
+    distil(pooling, head, teachers, sampler, table, recipe, lambda entry: None)
+    assert copy_loss(pooling, head, teachers, asked, table).item() < 0.1 * start
+    assert not pooling.training
+    assert all(torch.equal(a, b) for a, b in zip(before, teachers.parameters(), strict=True))
