@@ -40,6 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             out=options.out,
             cache=options.cache or options.out.with_name(f"{options.out.name}-features"),
             log=options.log or options.out.with_name(f"{options.out.name}-log.jsonl"),
+            exact=options.exact_out,
         )
         run(recipe, places, device=options.device, progress=_show_features(), on_step=_show_steps())
     except XattnError as error:
@@ -64,6 +65,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--log", type=Path, metavar="FILE", help="JSON lines, one a step (OUT-log.jsonl)")
     parser.add_argument(
         "--leave-out", type=Path, default=SAMPLES, metavar="FILE", help="credits.json of the sample photos"
+    )
+    parser.add_argument(
+        "--exact-out", type=Path, metavar="DIR", help="save the weights unrounded too, to compare"
     )
     parser.add_argument("--device", default="cpu", help="cpu or cuda (%(default)s)")
     parser.add_argument(

@@ -49,11 +49,13 @@ The three pretrained parts were not changed by training; saving rounds all weigh
 
 On {num_pictures} captioned photos of COCO (captions and boxes: CC BY 4.0) with the phrases of FG-OVD and
 RefCOCOS. Left out: the sample photos that xattn shows, every photo of the `dev` split, and
-{num_held_out} photos on which the probabilities were calibrated. The pooled embedding and the text head copy the
-mean of {teachers} teachers of the same form, trained from other seeds by symmetric InfoNCE over all pairs of a
-batch. Regions and cross-attention: the same loss over what the attention reads, over its mean with the
-pooled cosines, and over how little attention goes to null; attention held to the boxes of categories, of
-phrases, and of what captions name; attention held to null for absent categories.
+{num_held_out} photos on which the probabilities were calibrated.
+
+The pooled embedding and the text head copy the mean of {teachers} teachers of the same form, trained from
+other seeds by symmetric InfoNCE over all pairs of a batch. Regions and cross-attention: the same loss over
+what the attention reads, over its mean with the pooled cosines, and over how little attention goes to null;
+attention held to the boxes of categories, of phrases, and of what captions name; attention held to null for
+absent categories.
 
     python -m training {name} --data DIR --out DIR
 

@@ -46,7 +46,8 @@ class Places:
     """Where a run reads and writes.
 
     data: directory with records.jsonl; credits: JSON list of the sample photos, which are left out;
-    out: the model directory; cache: of features; log: one JSON object a line
+    out: the model directory; cache: of features; log: one JSON object a line; exact: a second model
+    directory, for the weights before they are rounded
     """
 
     data: Path
@@ -54,6 +55,7 @@ class Places:
     out: Path
     cache: Path
     log: Path
+    exact: Path | None = None
 
 
 def run(
@@ -112,7 +114,10 @@ def run(
         )
         calibration = calibrate_on(model, kept, features, recipe)
         _write(file, {"calibration": asdict(calibration)})
-    save_model(model, places.out, card=model_card(recipe, calibration, len(pictures), len(kept)))
+    card = model_card(recipe, calibration, len(pictures), len(kept))
+    save_model(model, places.out, card=card)
+    if places.exact is not None:
+        save_model(model, places.exact, card=card, quantized=False)
     return model
 
 
