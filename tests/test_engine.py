@@ -497,7 +497,7 @@ def test_an_index_is_the_same_after_reopening(photos: Path, tmp_path: Path, mode
 def test_another_model_is_refused(engine: Engine, photos: Path, tmp_path: Path) -> None:
     engine.add(photos)
     with pytest.raises(IndexMismatch, match=r"'colors'.*'other'"):
-        open_index(tmp_path / "index", color_model("other", logit_bias=-2.5))
+        open_index(tmp_path / "index", color_model("other", null_value=-0.8))
 
 
 def test_an_engine_sees_what_another_adds_and_removes(
