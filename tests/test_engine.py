@@ -574,7 +574,6 @@ def test_a_killed_process_leaves_an_index_that_answers(
         shape = [(5, 7), (7, 5), (6, 6)][i % 3]
         paint(shape, "blue", {(i % 5, i // 5 % 5): "red"}, cell=8 + i // 25).save(photos / f"{i:02}.png")
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["xattn.engine", "pytest"])
     for _ in range(2):
         ours, theirs = context.Pipe()
         process = context.Process(target=add_slowly, args=(tmp_path / "index", photos, theirs))
