@@ -171,7 +171,7 @@ def own_tokens(family: str, visual: Any, pixels: torch.Tensor) -> torch.Tensor:
     if family in ("token", "eva", "eva-post", "eva-average"):
         return trunk.head(trunk.fc_norm(patches))
     if family == "vitamin":
-        return visual.head(patches)
+        return visual.head(trunk.fc_norm(patches))
     return torch.stack(
         [
             visual.head(trunk.head(trunk.fc_norm(trunk.attn_pool(patches[:, i : i + 1]))))
@@ -282,4 +282,8 @@ def test_a_change_in_one_cell_shows_most_in_its_region(family: str) -> None:
     with torch.no_grad():
         before, after = (tower.encode(p, method)[0] for p in (pixels, changed))
     moved = (after - before).norm(dim=-1).view(rows, columns)
-    assert divmod(int(moved.argmax()), columns) == hot
+    row, column = divmod(int(moved.argmax()), columns)
+    # ViTamin's strided convolutions have a cell's upper left corner as their middle, and see four cells.
+    reach = 1 if family == "vitamin" else 0
+    assert 0 <= row - hot[0] <= reach
+    assert 0 <= column - hot[1] <= reach

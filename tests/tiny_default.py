@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
@@ -49,12 +51,19 @@ for entry in (tiny_conv, tiny_dino):
     timm.models.register_model(entry)
 
 
-def tiny_default(dataset: Dataset, seed: int = 0) -> XAttnModel:
-    """What the default recipe's smoke run begins with, by smaller nets."""
+@contextmanager
+def tiny_nets() -> Iterator[None]:
+    """Recipes begin with these nets meanwhile."""
     widths = {"conv_width": CONV_WIDTH, "texture_width": TEXTURE_WIDTH, "vit_width": VIT_WIDTH}
     nets = {"conv": tiny_conv.__name__, "vit": tiny_dino.__name__}
-    torch.manual_seed(seed)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(run, "FusionConfig", partial(FusionConfig, **widths))
         patch.setattr(run, "HybridConfig", partial(HybridConfig, **nets))
+        yield
+
+
+def tiny_default(dataset: Dataset, seed: int = 0) -> XAttnModel:
+    """What the default recipe's smoke run begins with, by smaller nets."""
+    torch.manual_seed(seed)
+    with tiny_nets():
         return run.untrained(default(smoke=True), dataset)
