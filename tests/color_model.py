@@ -101,7 +101,7 @@ class ColorText(TextEncoder):
         return F.normalize(embeddings, dim=-1)
 
 
-def color_attention() -> CrossAttention:
+def color_attention(null_value: float = -1.0) -> CrossAttention:
     """Both heads compare colours; null lies between a match and a mismatch."""
     attention = CrossAttention(DIM, NUM_HEADS)
     head_dim = DIM // NUM_HEADS
@@ -117,14 +117,14 @@ def color_attention() -> CrossAttention:
         # After LayerNorm q·k is about 31 for the same colour and -1.5 for another; q·1 is about 2.9.
         attention.null_key.fill_(2.5)
         # Reading nothing speaks a little against every text.
-        attention.null_value.fill_(-1.0)
+        attention.null_value.fill_(null_value)
     return attention
 
 
-def color_model(name: str = "colors", logit_bias: float = -3.0) -> XAttnModel:
-    """The model; another `logit_bias` gives it another fingerprint, another `name` does not."""
-    calibration = Calibration(logit_scale=10.0, logit_bias=logit_bias, pooled_weight=0.5)
-    return XAttnModel(ColorVision(), ColorText(), color_attention(), calibration, name)
+def color_model(name: str = "colors", null_value: float = -1.0) -> XAttnModel:
+    """The model; another `null_value` gives it another fingerprint, another `name` does not."""
+    calibration = Calibration(logit_scale=10.0, logit_bias=-3.0, pooled_weight=0.5)
+    return XAttnModel(ColorVision(), ColorText(), color_attention(null_value), calibration, name)
 
 
 def paint(

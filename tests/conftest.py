@@ -1,5 +1,6 @@
 """What holds for every test: shapes are checked, the network is out of reach, nothing is downloaded."""
 
+import multiprocessing
 import os
 import shutil
 import socket
@@ -19,6 +20,10 @@ os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
 # A person's own settings must not reach the tests.
 for name in ("XATTN_INDEX", "XATTN_MODEL"):
     os.environ.pop(name, None)
+
+# Processes that tests start are forked from one that has imported this, once for the whole run: a process
+# that imports torch by itself takes seconds. There is one such server, so no test may ask for another.
+multiprocessing.set_forkserver_preload(["tests.test_resume", "torch.distributed.fsdp"])
 
 torch.set_num_threads(min(2, os.cpu_count() or 1))
 # Times vary with the machine's load; a deadline would make tests fail for no fault of the code.

@@ -26,8 +26,8 @@ RED = (1, 4)
 @pytest.fixture(autouse=True)
 def load_model(monkeypatch):
     """No command loads another model than the colour model, under the name it was asked for."""
-    biases = {"default": -3.0, "other": -2.0}
-    monkeypatch.setattr("xattn.checkpoint.load_model", lambda name: color_model(name, biases[name]))
+    null_values = {"default": -1.0, "other": -0.8}
+    monkeypatch.setattr("xattn.checkpoint.load_model", lambda name: color_model(name, null_values[name]))
 
 
 @pytest.fixture
@@ -157,7 +157,7 @@ def test_search_at_a_terminal(indexed, monkeypatch):
 
 
 def test_search_says_that_it_probably_found_nothing(photos, monkeypatch):
-    strict = color_model("default", -3.0)
+    strict = color_model("default")
     strict.calibration = replace(strict.calibration, nothing_below=0.7)
     monkeypatch.setattr("xattn.checkpoint.load_model", lambda name: strict)
     run("index", photos)

@@ -214,7 +214,8 @@ def _one_of(rank: int, world: int, port: int, kind: Kind, out: str) -> None:
 def test_several_processes_equal_one(kind: Kind, world: int, tmp_path: Path) -> None:
     given = make(9, 5, 2)
     values, whole = gradients(given, kind, None)
-    mp.spawn(_one_of, (world, _free_port(), kind, str(tmp_path)), nprocs=world)
+    arguments = (world, _free_port(), kind, str(tmp_path))
+    mp.start_processes(_one_of, arguments, nprocs=world, start_method="forkserver")
     owners = torch.arange(18) % 9
     for rank in range(world):
         found = torch.load(tmp_path / f"{rank}.pt", weights_only=True)

@@ -8,7 +8,7 @@ import torch
 from color_model import color_model, paint
 
 from xattn.attention import CrossAttention
-from xattn.model import XAttnModel
+from xattn.model import Calibration, XAttnModel
 from xattn.types import Phrase, RegionGrid
 
 
@@ -72,7 +72,7 @@ def test_fingerprint_tells_weights_apart_and_nothing_else(model: XAttnModel) -> 
     same, other = color_model(), color_model()
     with torch.no_grad():
         other.attention.key.weight[0, 0] += 1e-3
-    same.name = "another name"
+    same.name, same.calibration = "another name", Calibration(20.0, 1.0, 0.2, 0.3)
     assert same.fingerprint == model.fingerprint != other.fingerprint
 
 

@@ -1,9 +1,16 @@
-"""The pace that progress tells: not of what was done before, and not of the first moment."""
+"""The pace that progress tells: not of what was done before, and not of the first moment; and what progress
+leaves visible of what others draw."""
 
 from __future__ import annotations
 
-import pytest
+import io
+import sys
 
+import pytest
+from rich.console import Console
+
+from xattn import terminal
+from xattn.checkpoint import PRETRAINED_PREFIXES
 from xattn.terminal import _Pace
 
 
@@ -23,3 +30,40 @@ def test_the_pace_is_that_of_late() -> None:
         pace.at(10 * second, float(second))
     found = [pace.at(1000 + step, 100.0 + step) for step in range(60)]
     assert found[-1] == pytest.approx(1.0, rel=0.05)
+
+
+def terminal_of(monkeypatch: pytest.MonkeyPatch) -> io.StringIO:
+    """What stands on standard error, a terminal. For use inside a test: pytest sets its own before it."""
+    drawn = io.StringIO()
+    monkeypatch.setattr(sys, "stderr", drawn)
+    monkeypatch.setattr(terminal, "err", Console(stderr=True, force_terminal=True, highlight=False))
+    return drawn
+
+
+def download(screen: io.StringIO) -> bool:
+    """Whether a bar of a download, which ends in no new line, is seen while it is drawn."""
+    sys.stderr.write("model.safetensors: 42%\r")
+    return "42%" in screen.getvalue()
+
+
+def test_bars_of_downloads_are_seen_while_a_model_is_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
+    screen = terminal_of(monkeypatch)
+    assert terminal.DOWNLOADED == PRETRAINED_PREFIXES
+    with terminal.loading("openclip:ViT-B-16/openai"):
+        assert download(screen)
+    assert "loading openclip:ViT-B-16/openai\n" in screen.getvalue()
+    with terminal.loading("my-model", "hf-hub:org/name"):
+        assert download(screen)
+    with terminal.loading("default"):
+        seen = screen.getvalue().count("42%")
+        download(screen)
+        sys.stderr.write("\n")
+        assert screen.getvalue().count("42%") == seen, "a spinner holds back what ends in no new line"
+
+
+def test_a_bar_that_waits_hides_nothing_before_it_is_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    screen = terminal_of(monkeypatch)
+    with terminal.Bar("reading", at_once=False) as bar:
+        assert download(screen)
+        bar.update("training", 1, 2)
+        assert "training" in screen.getvalue()

@@ -16,9 +16,9 @@ from tests.test_training_modes import TINY, data, starts  # noqa: F401  fixtures
 from training.own.run import Places, run
 from training.own.settings import Settings
 
-# Processes that begin with everything imported, so that what is killed is the run and not the start.
+# Processes that begin with everything imported (see conftest), so that what is killed is the run and not
+# the start.
 CONTEXT = multiprocessing.get_context("forkserver")
-CONTEXT.set_forkserver_preload(["tests.test_resume"])
 FILES = ("model.safetensors", "config.json")
 
 

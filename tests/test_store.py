@@ -281,7 +281,6 @@ def churn(directory: Path, kill_at: int | None, counted: Connection | None = Non
 @pytest.fixture(scope="module")
 def processes() -> ForkServerContext:
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["xattn.engine", "pytest"])
     return context
 
 

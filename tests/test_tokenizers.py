@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import jaxtyping
 import open_clip
 import pytest
 import torch
@@ -15,6 +16,8 @@ from safetensors.torch import save_file
 from tiny_clip import DIM, FAMILIES, TEXT
 
 from xattn.checkpoint import load_model, save_model
+from xattn.encoders.graphs import export_graphs
+from xattn.encoders.onnx import Exported
 from xattn.encoders.openclip import OpenClipText
 from xattn.encoders.openclip_models import build_clip
 from xattn.errors import CheckpointError, MissingExtra, ModelNotFound
@@ -118,28 +121,84 @@ def test_ids_are_open_clips_own(family: str, tmp_path: Path) -> None:
     torch.testing.assert_close(again.encode_texts(texts), embeddings)
 
 
-def test_a_text_tower_from_transformers(tmp_path: Path) -> None:
-    """As RoBERTa's: open_clip's own embeddings, before and after saving."""
+SIZES = {"hidden_size": 16, "num_attention_heads": 2, "num_hidden_layers": 1, "intermediate_size": 16}
+T5_SIZES = {"d_model": 16, "d_kv": 8, "d_ff": 16, "num_layers": 1, "num_heads": 2}
+M2M_SIZES = {"d_model": 16, "encoder_layers": 1, "decoder_layers": 1, "encoder_attention_heads": 2}
+M2M_SIZES |= {"decoder_attention_heads": 2, "encoder_ffn_dim": 16, "decoder_ffn_dim": 16}
+# Config class of transformers, its sizes, open_clip's pooler: RoBERTa's kind, BERT's, mT5's and NLLB's.
+TOWERS = {
+    "roberta": ("RobertaConfig", {**SIZES, "max_position_embeddings": 12}, "mean_pooler"),
+    "bert": ("BertConfig", {**SIZES, "max_position_embeddings": 12}, "cls_pooler"),
+    "mt5": ("MT5Config", T5_SIZES, "mean_pooler"),
+    "nllb": ("M2M100Config", {**M2M_SIZES, "max_position_embeddings": 12}, "cls_pooler"),
+}
+
+
+@pytest.mark.parametrize("kind", TOWERS)
+def test_text_towers_from_transformers(kind: str, tmp_path: Path) -> None:
+    """open_clip's own embeddings: as loaded, after saving, and by ONNX Runtime for texts of any number."""
+    config, sizes, pooler = TOWERS[kind]
     settings, specials, *_ = CASES["roberta"]
     words = tmp_path / "words"
     write_tokenizer(words, *specials)
-    sizes = {"hidden_size": 16, "num_attention_heads": 2, "num_hidden_layers": 1, "intermediate_size": 16}
-    transformers.RobertaConfig(
-        vocab_size=len(WORDS), max_position_embeddings=12, pad_token_id=PAD, **sizes
-    ).save_pretrained(str(words))
-    tower = {"hf_model_name": str(words), "hf_proj_type": "mlp", "hf_pooler_type": "mean_pooler"}
-    weights = add_model("tiny-tower", tmp_path, str(words), {**settings, **tower})
-    model = load_model(f"openclip:tiny-tower@{weights}", device="cpu")
-    clip = open_clip.create_model("tiny-tower", pretrained=str(weights), weights_only=True).eval()
-    texts = ["a dog", "A Dog!"]
+    tower_config = getattr(transformers, config)(vocab_size=len(WORDS), pad_token_id=PAD, **sizes)
+    tower_config.save_pretrained(str(words))
+    tower = {"hf_model_name": str(words), "hf_proj_type": "mlp", "hf_pooler_type": pooler}
+    weights = add_model(f"tiny-{kind}-tower", tmp_path, str(words), {**settings, **tower})
+    model = load_model(f"openclip:tiny-{kind}-tower@{weights}", device="cpu")
+    clip = open_clip.create_model(f"tiny-{kind}-tower", pretrained=str(weights), weights_only=True).eval()
+    texts = ["a dog", "A Dog!", "dog dog dog dog dog dog a"]
     with torch.inference_mode():
-        own = clip.encode_text(open_clip.get_tokenizer("tiny-tower")(texts), normalize=True)
+        own = clip.encode_text(open_clip.get_tokenizer(f"tiny-{kind}-tower")(texts), normalize=True)
     torch.testing.assert_close(model.encode_texts(texts), own, atol=1e-5, rtol=1e-5)
 
     save_model(model, tmp_path / "saved", card="")
     shutil.rmtree(words)
     again = load_model(tmp_path / "saved", device="cpu")
     torch.testing.assert_close(again.encode_texts(texts), own, atol=1e-5, rtol=1e-5)
+
+    pytest.importorskip("onnxruntime")
+    jaxtyping.config.update("jaxtyping_disable", True)  # while traced, sizes are tensors
+    try:
+        export_graphs(model.vision, model.text, tmp_path / "saved")
+    finally:
+        jaxtyping.config.update("jaxtyping_disable", False)
+    exported = load_model(tmp_path / "saved", device="cpu")
+    text: Any = exported.text
+    assert isinstance(text.features, Exported)
+    torch.testing.assert_close(exported.encode_texts(texts), own, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(exported.encode_texts(texts[:1]), own[:1], atol=1e-5, rtol=1e-5)
+
+
+def test_a_sentencepiece_model(tmp_path: Path) -> None:
+    """mT5's tokenizer comes as a `.model` file: its own pieces and an end, before and after saving."""
+    sentencepiece = pytest.importorskip("sentencepiece")
+    words = tmp_path / "words"
+    words.mkdir()
+    sentences = ["a dog", "a dog runs", "two cats sleep on a red sofa", "the red dog sleeps"] * 30
+    ids = {"pad_id": PAD, "eos_id": EOS, "unk_id": 2, "bos_id": -1}
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(sentences),
+        model_prefix=str(words / "spiece"),
+        vocab_size=40,
+        hard_vocab_limit=False,
+        minloglevel=2,
+        **ids,
+    )
+    told = {"tokenizer_class": "T5Tokenizer", "eos_token": "</s>", "pad_token": "<pad>", "extra_ids": 0}
+    (words / "tokenizer_config.json").write_text(json.dumps(told))
+    (words / "config.json").write_text(json.dumps({"model_type": "mt5"}))
+    pieces = sentencepiece.SentencePieceProcessor(model_file=str(words / "spiece.model"))
+    settings = {"context_length": 20, "vocab_size": pieces.vocab_size()}
+    weights = add_model("tiny-pieces", tmp_path, str(words), settings)
+    model = load_model(f"openclip:tiny-pieces@{weights}", device="cpu")
+    texts = ["a dog", "two red cats"]
+    expected = [[*pieces.encode(text), EOS] for text in texts]
+    expected = [found + [PAD] * (20 - len(found)) for found in expected]
+    assert ids_of(model, texts) == expected
+    save_model(model, tmp_path / "saved", card="")
+    shutil.rmtree(words)
+    assert ids_of(load_model(tmp_path / "saved", device="cpu"), texts) == expected
 
 
 def test_a_folder_with_its_tokenizer(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ import json
 import math
 import random
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from tokenizers.models import WordLevel
 from torch import Tensor
 from torch.nn import functional as F
 
+from tests.tiny_default import tiny_nets
 from training import towers
 from training.__main__ import main
 from training.batches import Sampler, gather, text_table
@@ -61,6 +62,12 @@ def record(number: int, **changes: Any) -> dict[str, Any]:
 def write_records(directory: Path, records: list[dict[str, Any]]) -> None:
     lines = "".join(json.dumps(entry) + "\n" for entry in records)
     (directory / "records.jsonl").write_text(lines, encoding="utf-8")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _tiny_nets() -> Iterator[None]:
+    with tiny_nets():
+        yield
 
 
 @pytest.fixture(scope="module")

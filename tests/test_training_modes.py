@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import socket
 import subprocess
 import sys
+from contextlib import redirect_stdout
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,17 +16,17 @@ import pytest
 import torch
 from PIL import Image
 from torch import Tensor, nn
+from torch.multiprocessing import start_processes
 
 from tests.tiny_clip import FAMILIES, tiny_clip
-from training.own import modes, parallel
+from tests.tiny_default import tiny_default
+from training.own import command, modes, parallel
 from training.own.data import kept_form, load_own
 from training.own.loop import Loop
 from training.own.lora import add_adapters, merge_adapters
 from training.own.run import Places, _Prepared, run
 from training.own.settings import Settings, checked, smoke
 from training.own.validation import Validated, Validation
-from training.recipes import default
-from training.run import untrained
 from xattn.checkpoint import load_model, save_model
 from xattn.datasets import load_dataset
 from xattn.encoders.openclip import RegionConfig
@@ -66,8 +68,7 @@ def starts(data: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, st
     """Directories of an open_clip model and of the default one with random towers."""
     base = tmp_path_factory.mktemp("starts")
     save_model(clip_model(), base / "clip", "# tiny\n")
-    torch.manual_seed(0)
-    default_like = untrained(default(smoke=True), kept_form(load_dataset(data).records, "train"))
+    default_like = tiny_default(kept_form(load_dataset(data).records, "train"))
     save_model(default_like, base / "default", "# random\n", quantized=False)
     return {"clip": str(base / "clip"), "default": str(base / "default")}
 
@@ -267,34 +268,70 @@ def test_mistaken_settings() -> None:
 # Several processes
 
 
-def torchrun(count: int, places: Places, *more: str) -> str:
+SEVERAL = ["--smoke", "--mode", "full", "--set", "batch_size=7", "--set", "chunk=2"]
+SEVERAL += ["--set", "tower_rate=1e-4", "--set", "keep=0", "--set", "patience=0"]
+
+
+def arguments(places: Places, *more: str) -> list[str]:
     given = ["--data", str(places.data), "--out", str(places.out), "--work", str(places.work)]
-    given += ["--model", places.model, "--no-comparison", *more]
-    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(count)]
-    launch = launch if count > 1 else []
+    return [*given, "--model", places.model, "--no-comparison", *SEVERAL, *more]
+
+
+def torchrun(given: list[str]) -> str:
+    """What two processes say that torchrun starts."""
+    launch = [
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc-per-node",
+        "2",
+        "-m",
+        "training",
+        "own",
+    ]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    command = [sys.executable, *launch, "-m", "training", "own", *given]
-    return subprocess.run(command, env=environment, check=True, stdout=subprocess.PIPE, text=True).stdout
+    command_line = [sys.executable, *launch, *given]
+    return subprocess.run(
+        command_line, env=environment, check=True, stdout=subprocess.PIPE, text=True
+    ).stdout
+
+
+def forked(given: list[str], told: Path) -> str:
+    """The same without torchrun: processes that need not import everything, told what it tells them."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    start_processes(_one_of_two, (port, given, told), nprocs=2, start_method="forkserver")
+    return "".join(path.read_text() for path in told.iterdir())
+
+
+def _one_of_two(rank: int, port: int, given: list[str], told: Path) -> None:
+    environment = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": 2, "MASTER_PORT": port}
+    os.environ.update({name: str(value) for name, value in environment.items()}, MASTER_ADDR="127.0.0.1")
+    torch.set_num_threads(1)
+    with (told / str(rank)).open("w") as file, redirect_stdout(file):
+        assert command.main(given) == 0
 
 
 @pytest.fixture(scope="module")
 def alone(data: Path, starts: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The run of one process that those of several are compared with."""
     base = tmp_path_factory.mktemp("alone")
-    torchrun(1, Places(data, base / "out", base / "work", starts["clip"]), *SEVERAL)
+    assert command.main(arguments(Places(data, base / "out", base / "work", starts["clip"]))) == 0
     return base
 
 
-SEVERAL = ["--smoke", "--mode", "full", "--set", "batch_size=7", "--set", "chunk=2"]
-SEVERAL += ["--set", "tower_rate=1e-4", "--set", "keep=0", "--set", "patience=0"]
-
-
-@pytest.mark.parametrize("more", [[], ["--set", "shard=true"]], ids=["whole", "sharded"])
+@pytest.mark.parametrize("sharded", [False, True])
 def test_two_processes_equal_one(
-    more: list[str], alone: Path, data: Path, starts: dict[str, str], tmp_path: Path
+    sharded: bool, alone: Path, data: Path, starts: dict[str, str], tmp_path: Path
 ) -> None:
-    """Full fine-tuning by torchrun, data-parallel and with sharded weights: to 1e-5 of each weight."""
-    told = torchrun(2, Places(data, tmp_path / "out", tmp_path / "work", starts["clip"]), *SEVERAL, *more)
+    """Full fine-tuning, data-parallel by torchrun and with sharded weights: to 1e-5 of each weight."""
+    places = Places(data, tmp_path / "out", tmp_path / "work", starts["clip"])
+    (tmp_path / "told").mkdir()
+    if sharded:
+        told = forked(arguments(places, "--set", "shard=true"), tmp_path / "told")
+    else:
+        told = torchrun(arguments(places))
     assert told.count("saved in") == 1, "one process talks for all"
     before, saved = weights(starts["clip"]), weights(tmp_path / "out")
     assert before.keys() == saved.keys()

@@ -319,7 +319,7 @@ def test_samples_are_indexed_once(samples, monkeypatch):
 
 def test_another_model_gets_an_index_of_its_own(samples, model):
     prepared(Backend(None, model, samples)).close()
-    other = prepared(Backend(None, color_model(logit_bias=-2.0), samples))
+    other = prepared(Backend(None, color_model(null_value=-0.8), samples))
     assert other.status.stage == "ready"
     assert other.num_pictures() == 3
     other.close()
@@ -328,7 +328,7 @@ def test_another_model_gets_an_index_of_its_own(samples, model):
 
 def test_an_unusable_index_of_the_samples_is_made_again(samples, model):
     index_dir = samples.index_dir(model.fingerprint)
-    open_index(index_dir, color_model(logit_bias=-2.0)).close()  # IndexMismatch for `model`
+    open_index(index_dir, color_model(null_value=-0.8)).close()  # IndexMismatch for `model`
     backend = prepared(Backend(None, model, samples))
     assert backend.num_pictures() == 3
     backend.close()
@@ -336,14 +336,14 @@ def test_an_unusable_index_of_the_samples_is_made_again(samples, model):
 
 def test_an_index_of_another_model_is_refused_and_kept(tmp_path, model, samples):
     index_dir = tmp_path / "own"
-    with open_index(index_dir, color_model(logit_bias=-2.0)) as engine:
+    with open_index(index_dir, color_model(null_value=-0.8)) as engine:
         engine.add(samples.photos)
     backend = prepared(Backend(index_dir, model))
     assert backend.status.stage == "failed"
     with pytest.raises(NotReady, match="model"):
         backend.search("red", 1)
     backend.close()
-    with open_index(index_dir, color_model(logit_bias=-2.0)) as engine:
+    with open_index(index_dir, color_model(null_value=-0.8)) as engine:
         assert len(engine) == 3
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,11 @@ import torch
 from open_clip.transform import PreprocessCfg
 from PIL import Image
 from timm.models.eva import Eva
+from timm.models.fastvit import FastVit
+from timm.models.swin_transformer import SwinTransformer
 from timm.models.vision_transformer import VisionTransformer
+from timm.models.vision_transformer_hybrid import HybridEmbed
+from timm.models.vitamin import GeGluMlp, MbConvStages, VitCfg, VitConvCfg
 from torch import nn
 
 from xattn.encoders.openclip_models import Loaded, build_clip
@@ -70,7 +75,47 @@ def tiny_pe(pretrained: bool = False, **options: Any) -> nn.Module:
     )
 
 
-for entry in (tiny_siglip, tiny_token, tiny_eva, tiny_eva_post, tiny_pe):
+def tiny_vitamin(pretrained: bool = False, **options: Any) -> nn.Module:
+    """As ViTamin: convolutions of stride 16 before the blocks, gated MLPs, pooled by average."""
+    del pretrained
+    stages = VitCfg((8, 16, 32), (1, 1, 1), 8, VitConvCfg(norm_layer="layernorm2d", norm_eps=1e-6), "1d")
+    embed = partial(HybridEmbed, backbone=MbConvStages(stages), proj=False)
+    size = {"img_size": 80, "patch_size": 1, "embed_dim": 32, "depth": 3, "num_heads": 4}
+    kind = {"class_token": False, "mlp_layer": GeGluMlp, "global_pool": "avg"}
+    return with_config(VisionTransformer(**size, embed_layer=embed, **{**kind, **known(options)}))
+
+
+def tiny_fastvit(pretrained: bool = False, **options: Any) -> nn.Module:
+    """As MobileCLIP-S: convolutions, attention in the last stage, a wider last map."""
+    del pretrained
+    mixers = ("repmixer", "repmixer", "repmixer", "attention")
+    size = {"layers": (1, 1, 1, 1), "embed_dims": (8, 8, 16, 32), "mlp_ratios": (2, 2, 2, 2)}
+    return FastVit(**size, token_mixers=mixers, se_downsamples=(False, False, True, True), **known(options))
+
+
+def tiny_swin(pretrained: bool = False, **options: Any) -> nn.Module:
+    """Windows that are shifted, for pictures of one size."""
+    del pretrained
+    size = {"img_size": 64, "embed_dim": 8, "depths": (2, 2), "num_heads": (2, 2), "window_size": 4}
+    return with_config(SwinTransformer(**size, **known(options)))
+
+
+def with_config(net: Any) -> nn.Module:
+    """With what open_clip looks up where it projects by itself."""
+    net.default_cfg = {}
+    return net
+
+
+for entry in (
+    tiny_siglip,
+    tiny_token,
+    tiny_eva,
+    tiny_eva_post,
+    tiny_pe,
+    tiny_vitamin,
+    tiny_fastvit,
+    tiny_swin,
+):
     timm.models.register_model(entry)
 
 FAMILIES: dict[str, dict[str, Any]] = {
@@ -103,15 +148,27 @@ FAMILIES: dict[str, dict[str, Any]] = {
         "timm_proj": "linear",
         "image_size": 96,
     },
+    "vitamin": {
+        "timm_model_name": "tiny_vitamin",
+        "timm_pool": "",
+        "timm_proj": "linear",
+        "image_size": 80,
+    },
+    "fastvit": {"timm_model_name": "tiny_fastvit", "timm_pool": "avg", "timm_proj": None, "image_size": 96},
 }
 """vision_cfg by family."""
-TRANSFORMERS = [name for name in FAMILIES if name not in ("resnet", "convnext")]
+FIXED: dict[str, dict[str, Any]] = {
+    "swin": {"timm_model_name": "tiny_swin", "timm_pool": "", "timm_proj": "linear", "image_size": 64},
+}
+"""Of families that see pictures of one size only."""
+TRANSFORMERS = [name for name in FAMILIES if name not in ("resnet", "convnext", "fastvit")]
 
 
 def tiny_config(family: str) -> dict[str, Any]:
     """open_clip's `model_cfg` for a family."""
-    custom = "timm_model_name" in FAMILIES[family]
-    return {"embed_dim": DIM, "vision_cfg": FAMILIES[family], "text_cfg": TEXT, "custom_text": custom}
+    vision = {**FAMILIES, **FIXED}[family]
+    custom = "timm_model_name" in vision
+    return {"embed_dim": DIM, "vision_cfg": vision, "text_cfg": TEXT, "custom_text": custom}
 
 
 def tiny_clip(family: str, resize_mode: str = "shortest") -> Loaded:
@@ -123,7 +180,7 @@ def tiny_clip(family: str, resize_mode: str = "shortest") -> Loaded:
         for parameter in clip.parameters():
             if parameter.ndim == 1:
                 parameter += 0.2 * torch.randn_like(parameter)
-    size = FAMILIES[family]["image_size"]
+    size = config["vision_cfg"]["image_size"]
     preprocess = asdict(PreprocessCfg(size=size, resize_mode=resize_mode))
     return Loaded(
         clip, config, preprocess, open_clip.SimpleTokenizer(context_length=TEXT["context_length"])

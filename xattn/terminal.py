@@ -11,7 +11,8 @@ import sys
 import time
 import unicodedata
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -36,6 +37,23 @@ out = Console(highlight=False, emoji=False, markup=False, soft_wrap=True)
 err = Console(highlight=False, emoji=False, markup=False, soft_wrap=True, stderr=True)
 
 
+DOWNLOADED = ("openclip:", "hf-hub:")
+"""How names of models begin that may be downloaded; as in xattn.checkpoint, which is slow to import."""
+
+
+@contextmanager
+def loading(*models: str) -> Iterator[None]:
+    """Tells that models are loaded. Downloads draw bars of their own, which a spinner would hide."""
+    downloaded = [name for name in models if name.startswith(DOWNLOADED)]
+    if not downloaded:
+        with err.status("loading"):
+            yield
+        return
+    if err.is_terminal:
+        err.print(f"loading {', '.join(map(plain, downloaded))}")
+    yield
+
+
 def is_interactive() -> bool:
     """Whether a person reads the results, rather than a pipe or a file."""
     return sys.stdout.isatty()
@@ -50,15 +68,17 @@ class Bar:
     """Progress on standard error: a bar at a terminal, else a line every few seconds.
 
     A context manager; `update` may name one task after another. note: shown behind the task
+    at_once: whether it is drawn before the first update; it would hide what else draws meanwhile
     """
 
-    def __init__(self, task: str, unit: str = "") -> None:
+    def __init__(self, task: str, unit: str = "", at_once: bool = True) -> None:
         from rich import progress
 
         self._task = task
         self._unit = f" {unit}" if unit else ""
         self._last_line = time.monotonic()
         self._pace = _Pace()
+        self._at_once = at_once
         self.note = ""
         self._bar = progress.Progress(
             progress.TextColumn("{task.description}"),
@@ -73,7 +93,8 @@ class Bar:
         self._id = self._bar.add_task(task, total=None, rate="", note="")
 
     def __enter__(self) -> Bar:
-        self._bar.start()
+        if self._at_once:
+            self._bar.start()
         return self
 
     def __exit__(
@@ -82,6 +103,7 @@ class Bar:
         self._bar.stop()
 
     def update(self, task: str, done: int, total: int) -> None:
+        self._bar.start()
         if task != self._task:
             self._task, self._pace = task, _Pace()
             self._bar.reset(self._id, description=task)

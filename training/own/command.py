@@ -76,7 +76,7 @@ def main(arguments: Sequence[str], program: str = "xattn train") -> int:
         if options.restart and speaks:
             restart(places.work)
         with (
-            terminal.Bar("reading", unit="pictures") as bar,
+            terminal.Bar("reading", unit="pictures", at_once=False) as bar,
             tracking(project, options.out.name, settings, _shown(bar)) as on_entry,
         ):
             result = run(

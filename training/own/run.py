@@ -272,7 +272,8 @@ def _key(settings: Settings, prepared: _Prepared, model: XAttnModel) -> str:
     data, general = prepared.data, prepared.general
     used = (*data.train, *data.held_out, *(general.train if general else ()))
     records = [[str(r.image), *r.captions] for r in used]
-    digest = hashlib.blake2b(json.dumps([told, records]).encode(), digest_size=16)
+    described = json.dumps([told, records, asdict(model.calibration)])
+    digest = hashlib.blake2b(described.encode(), digest_size=16)
     return f"{digest.hexdigest()}:{model.fingerprint}"
 
 

@@ -111,7 +111,7 @@ def _xattn(
 def opened(index_dir: Path, model: str, *, create: bool = False) -> Iterator[Engine]:
     """The engine on an index, which only `create` may make: a mistyped name is no new index."""
     directory = index_dir.expanduser() if create else existing(index_dir)
-    with terminal.err.status("loading"):
+    with terminal.loading(model):
         import xattn
 
         engine = xattn.open(directory, model)

@@ -29,7 +29,7 @@ def evaluate(
     """Measure a model on captioned pictures: retrieval, grounding, hard negatives, calibration."""
     if json_file is not None:
         check_folder(json_file, "--json")
-    with terminal.err.status("loading"):
+    with terminal.loading(model, against or ""):
         from xattn import evaluation
         from xattn.checkpoint import load_model
 
@@ -82,7 +82,7 @@ def export(
     Give that directory as --model. It loads without a network, by torch where ONNX Runtime is not
     installed or a graphics card is used. Needs the extra *onnx*.
     """
-    with terminal.err.status("loading"):
+    with terminal.loading(model):
         from xattn.checkpoint import load_model, save_model
         from xattn.encoders.graphs import export_graphs
 

@@ -3,7 +3,8 @@
 A graph is exported of any function of tensors whose weights belong to a module, by running it once: what a
 tower does need not be written twice. Every size of every input stays free, as far as the function lets it.
 What torch's exporter cannot do is taught to it: resampling with antialiasing, which position embeddings
-need, and torch's own attention without the sizes it was exported with.
+need, repeating along the last axis, which rotary positions need, and torch's own attention without the
+sizes it was exported with.
 """
 
 from __future__ import annotations
@@ -160,10 +161,12 @@ def _import(package: str, needed_for: str) -> Any:
 @contextmanager
 def _exporting() -> Iterator[None]:
     fast = torch.backends.mha.get_fastpath_enabled()
-    attention, unflatten = nn.MultiheadAttention.forward, Tensor.unflatten
+    attention = nn.MultiheadAttention.forward
+    unflatten, repeat_interleave = Tensor.unflatten, Tensor.repeat_interleave
     torch.backends.mha.set_fastpath_enabled(False)
     nn.MultiheadAttention.forward = _attend  # type: ignore[assignment, method-assign]
     Tensor.unflatten = _unflatten  # type: ignore[method-assign]
+    Tensor.repeat_interleave = _repeat_interleave  # type: ignore[method-assign, assignment]
     exporter: Any = torch.onnx
     for operator, mode in RESAMPLING.items():
         exporter.register_custom_op_symbolic(operator, partial(_resize, mode), OPSET)
@@ -177,6 +180,7 @@ def _exporting() -> Iterator[None]:
             exporter.unregister_custom_op_symbolic(operator, OPSET)
         nn.MultiheadAttention.forward = attention  # type: ignore[method-assign]
         Tensor.unflatten = unflatten  # type: ignore[method-assign]
+        Tensor.repeat_interleave = repeat_interleave  # type: ignore[method-assign]
         torch.backends.mha.set_fastpath_enabled(fast)
 
 
@@ -211,6 +215,13 @@ def _unflatten(x: Tensor, axis: int, sizes: Sequence[int]) -> Tensor:
     """`Tensor.unflatten`, of which torch's exporter makes fixed sizes."""
     before, after = x.shape[: axis % x.ndim], x.shape[axis % x.ndim + 1 :]
     return x.reshape(*before, *sizes, *after)
+
+
+def _repeat_interleave(x: Tensor, repeats: int | Tensor, axis: int | None = None, **options: Any) -> Tensor:
+    """`Tensor.repeat_interleave` with an axis counted from the front: torch's exporter adds to one that is
+    counted from the back in place, and so to every other -1 of the graph, which are one constant."""
+    axis = None if axis is None else axis % x.ndim
+    return torch.repeat_interleave(x, repeats, axis, **options)
 
 
 def _attend(
