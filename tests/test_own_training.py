@@ -229,18 +229,51 @@ def test_validated_by_hand() -> None:
     found = validated(scores, torch.tensor([0, 1, 1, 0]))
     # Ranks 1, 1, 3 (a tie counts against), 2; first for 1, 1, 2 captions.
     assert (found.recall_1, found.recall_5, found.most_first) == (0.5, 1.0, 0.5)
+    assert found.mean_rank == pytest.approx((0 + 0 + 1 + 0.5) / 4)
     assert validated(torch.zeros(20, 7), torch.arange(7)).recall_10 == 0.0
     assert validated(torch.full((20, 7), torch.nan), torch.arange(7)).most_first == 1.0
 
 
 def test_collapse_is_told_from_captions_that_are_alike() -> None:
     def found(most_first: float, pictures: int = 50) -> Validated:
-        return Validated(0.1, 0.2, 0.3, most_first, pictures)
+        return Validated(0.1, 0.2, 0.3, 0.2, most_first, pictures)
 
     assert found(0.6).collapsed(found(0.1))
     assert not found(0.4).collapsed(found(0.1))
     assert not found(0.6).collapsed(found(0.5))  # they were alike before
     assert not found(0.6, pictures=4).collapsed(found(0.1))
+
+
+def test_a_model_that_ranks_at_random_is_told_from_a_weak_one() -> None:
+    def found(mean_rank: float, pictures: int = 50) -> Validated:
+        return Validated(0.1, 0.2, 0.3, mean_rank, 0.1, pictures)
+
+    good, weak = found(0.1), found(0.4)
+    assert found(0.45).broke(good)
+    assert found(1.0).broke(good), "all scores alike: every other picture comes before the right one"
+    assert not found(0.3).broke(good), "worse, and far from chance"
+    assert not found(0.2).broke(found(0.25))
+    assert not found(0.55).broke(weak), "a lead of luck only"
+    assert found(0.5, pictures=500).broke(found(0.4, pictures=500)), "among many pictures it is no luck"
+    assert not found(0.5, pictures=5).broke(found(0.1, pictures=5))
+    assert "50% by chance" in str(found(0.48).fault(good))
+    assert found(0.2).fault(good) is None
+
+
+def test_guard_is_quiet_whatever_luck_does_to_weak_data() -> None:
+    """Models that rank a little better than chance, the same before and after, on few pictures."""
+    generator = torch.Generator().manual_seed(0)
+
+    def draw(signal: float, count: int) -> Validated:
+        owners = torch.arange(count)
+        scores = torch.randn(count, count, generator=generator) + signal * torch.eye(count)
+        return validated(scores, owners)
+
+    cases = [(signal, count) for signal in (0.0, 0.5, 1.0, 2.0) for count in (10, 30, 100)]
+    pairs = [(draw(*case), draw(*case)) for case in cases for _ in range(100)]
+    assert not any(after.broke(before) for before, after in pairs)
+    random = [(draw(2.0, 50), draw(0.0, 50)) for _ in range(100)]
+    assert sum(after.broke(before) for before, after in random) >= 95
 
 
 # The loop
@@ -295,11 +328,7 @@ def test_training_learns_and_the_best_state_is_left(make_loop: Make) -> None:
     losses = [e["loss"] for e in map(json.loads, loop.log_path.read_text().splitlines()) if "loss" in e]
     assert sum(losses[-4:]) < 0.9 * sum(losses[:4]), "nothing was learned"
     assert loop.validation(loop.objective).value == pytest.approx(final.best_value)
-    assert final.best_value == max(Validated(**_only(entry)).value for entry in final.history)
-
-
-def _only(entry: dict[str, Any]) -> dict[str, Any]:
-    return {name: entry[name] for name in Validated.__slots__}
+    assert final.best_value == max(Validated.of_record(entry).value for entry in final.history)
 
 
 @pytest.mark.parametrize("loss", ["info_nce", "sigmoid"])
@@ -338,7 +367,7 @@ def test_early_stop_and_collapse(make_loop: Make, tmp_path: Path) -> None:
 
         def validate(objective: Objective) -> Validated:
             recall, first = next(found)
-            return Validated(recall, recall, recall, first, 50)
+            return Validated(recall, recall, recall, 1 - recall, first, 50)
 
         return validate
 
@@ -357,6 +386,29 @@ def test_early_stop_and_collapse(make_loop: Make, tmp_path: Path) -> None:
     assert "collapsed: one picture comes first for 80%" in str(stopped.stopped)
     # Repeated, the command does not train on.
     assert make_loop(settings).run().step == 2
+
+
+def test_guard_fires_at_a_thousand_times_the_rate(make_loop: Make, tmp_path: Path) -> None:
+    """After a start that has learned the pictures; at the rate it learned with, the guard is quiet."""
+    settings = replace(TINY, epochs=40, validations=10, learning_rate=1e-2)
+    loop = make_loop(settings)
+    pictures = loop.objective.pictures
+    loop.validation = Validation(loop.batches.pictures, pictures, loop.validation.pooled_weight)
+    learned = loop.run()
+    assert learned.stopped is None
+    (tmp_path / "state.pt").unlink()
+    again = Loop(
+        loop.objective,
+        loop.batches,
+        loop.validation,
+        replace(settings, learning_rate=1e3 * settings.learning_rate),
+        tmp_path,
+        "key",
+    )
+    broken = again.run()
+    assert broken.step < again.num_steps
+    assert "--learning-rate 1 --restart" in str(broken.stopped)
+    assert broken.best_value >= learned.best_value, "the best earlier state is left"
 
 
 def test_checkpoints_of_others_are_refused(make_loop: Make, tmp_path: Path) -> None:
@@ -385,7 +437,7 @@ def test_share_of_the_trained_weights(make_loop: Make) -> None:
         return objective.model.attention.query.weight.detach() - start[name]
 
     def watched(_: Objective, hubness: Hubness) -> Validated:
-        return Validated(0.5 - lost["by"] * float(moved().mean()), 0, 0, 0, 50)
+        return Validated(0.5 - lost["by"] * float(moved().mean()), 0, 0, 0, 0, 50)
 
     prepared = cast(
         Any, SimpleNamespace(model=objective.model, objective=objective, start=start, watched=None)

@@ -153,7 +153,7 @@ VIT_NORM = "vision.vit.norm.weight"
 def _always_better(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each validation finds more than the one before: the last weights are the result."""
     values = iter(range(100))
-    found = lambda *_: Validated(next(values) / 100, 0, 0, 0, 5)  # noqa: E731
+    found = lambda *_: Validated(next(values) / 100, 0, 0, 0, 0, 5)  # noqa: E731
     monkeypatch.setattr(Validation, "__call__", found)
 
 

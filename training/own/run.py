@@ -315,7 +315,7 @@ def _interpolated(
 
 
 def _result(prepared: _Prepared, state: State, share: float, note: str | None) -> Result:
-    before = Validated(**{k: v for k, v in state.history[0].items() if k in Validated.__slots__})
+    before = Validated.of_record(state.history[0])
     after = prepared.validation(prepared.objective)
     warnings = [text for text in (state.stopped, note) if text is not None]
     if after.value <= before.value:
