@@ -24,7 +24,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from benchmarks.record import RESULTS, Figure, OtherPrograms, about, keep, show
+from benchmarks.record import RESULTS, Figure, OtherPrograms, about, current_commit, keep, show
 from xattn.checkpoint import load_model
 from xattn.datasets import Dataset, load_dataset
 from xattn.evaluation import Report, Settings, evaluate
@@ -113,7 +113,7 @@ def main() -> None:
     parser.add_argument("--work", type=Path, metavar="DIR", help="keep models and logs here")
     parser.add_argument("--out", type=Path, default=RESULTS, metavar="DIR", help="folder for the results")
     options, more = parser.parse_known_args()
-    others = OtherPrograms()
+    commit, others = current_commit(), OtherPrograms()
     with TemporaryDirectory(prefix="own-captions-") as scratch:
         folder = (options.work or Path(scratch)).absolute()
         folder.mkdir(parents=True, exist_ok=True)
@@ -141,7 +141,8 @@ def main() -> None:
         "more": more,
         "other_programs": busy,
     }
-    keep("own_captions", {**setting, "figures": [figure.as_json() for figure in found]}, options.out)
+    listed = [figure.as_json() for figure in found]
+    keep("own_captions", {**setting, "figures": listed}, options.out, commit)
     show("own_captions", found, busy)
 
 
