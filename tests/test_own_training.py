@@ -21,10 +21,12 @@ from torch import Tensor
 from training.own import command, state
 from training.own import run as own_run
 from training.own.data import kept_form, load_own, readable
+from training.own.forgetting import interpolated
 from training.own.loop import Loop
 from training.own.objective import Batches, Objective
+from training.own.prepared import Places, Prepared
 from training.own.replay import load_general
-from training.own.run import Places, run
+from training.own.run import run
 from training.own.settings import Settings, checked, rate, smoke
 from training.own.validation import Validated, Validation, validated
 from training.recipes import default
@@ -81,17 +83,17 @@ def places(data: Path, start: Path, tmp_path_factory: pytest.TempPathFactory) ->
 
 
 @pytest.fixture(scope="module")
-def prepared(places: Places) -> own_run._Prepared:
+def prepared(places: Places) -> Prepared:
     """What a run computes with the towers."""
     model = load_model(places.model, device="cpu")
-    return own_run._Prepared(model, load_own(places.data, TINY), TINY, places, lambda *_: None)
+    return Prepared(model, load_own(places.data, TINY), TINY, places, lambda *_: None)
 
 
 Make = Callable[..., Loop]
 
 
 @pytest.fixture
-def make_loop(prepared: own_run._Prepared, tmp_path: Path) -> Make:
+def make_loop(prepared: Prepared, tmp_path: Path) -> Make:
     """A loop as after a fresh start of the program, in a directory of the test's own."""
 
     def make(settings: Settings = TINY, **more: Any) -> Loop:
@@ -442,17 +444,17 @@ def test_share_of_the_trained_weights(make_loop: Make) -> None:
     prepared = cast(
         Any, SimpleNamespace(model=objective.model, objective=objective, start=start, watched=None)
     )
-    share, note = own_run._interpolated(prepared, trained, replace(TINY, keep=0.25))
+    share, note = interpolated(prepared, trained, replace(TINY, keep=0.25))
     assert (share, note) == (0.75, None)
     torch.testing.assert_close(moved(), torch.full_like(start[name], 0.75))
     prepared.watched = watched
-    assert own_run._interpolated(prepared, trained, TINY) == (1.0, None)
+    assert interpolated(prepared, trained, TINY) == (1.0, None)
     lost["by"] = 0.03  # 2 points may be lost: up to two thirds of the way
-    share, note = own_run._interpolated(prepared, trained, TINY)
+    share, note = interpolated(prepared, trained, TINY)
     assert share == 0.55
     assert note is not None
     lost["by"] = 0.5
-    share, note = own_run._interpolated(prepared, trained, TINY)
+    share, note = interpolated(prepared, trained, TINY)
     assert share == 0.0
     assert "forgets" in str(note)
     assert not moved().any()

@@ -57,7 +57,8 @@ def main(arguments: Sequence[str], program: str = "xattn train") -> int:
     try:
         settings = checked(options.settings)
         from training.own import parallel  # torch takes seconds, `--help` should not
-        from training.own.run import Places, restart, run
+        from training.own.prepared import Places
+        from training.own.run import restart, run
         from training.own.tracking import tracking
 
         places = Places(
