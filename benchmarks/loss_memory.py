@@ -161,7 +161,7 @@ def main() -> None:
     parser.add_argument("--regions", type=int, default=196)
     parser.add_argument("--tile", type=int, nargs=2, default=TILE)
     parser.add_argument("--pictures", type=int, help="of the batch, with the captions of all (all)")
-    parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--rounds", type=int, default=3, help="of which the median is told")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--memory-mb", type=float, default=4000, help="do not try what needs more")
     parser.add_argument("--scheme", choices=SCHEMES, help="one case, in this process")
