@@ -482,6 +482,17 @@ def test_command(places: Places, tmp_path: Path, capfd: pytest.CaptureFixture[st
     assert "recall@5" in card
 
 
+def test_the_bar_never_goes_back() -> None:
+    """Batches are of nearly the same size only: a rate came out negative."""
+    seen: list[tuple[int, int]] = []
+    bar = SimpleNamespace(update=lambda what, done, total: seen.append((done, total)))
+    show = command._shown(cast(Any, bar))
+    for step, pictures in enumerate([64, 63, 64, 62, 63], 1):
+        show({"step": step, "steps": 5, "pictures": pictures})
+    assert all(earlier[0] < later[0] for earlier, later in pairwise(seen))
+    assert {total for _, total in seen} == {seen[-1][0]}
+
+
 def test_general_pictures_are_mixed_in(places: Places, tmp_path: Path) -> None:
     """Half of each batch, and with hard groups in the other half: the whole command."""
     more = ["--replay", str(places.data), "--replay-share", "0.5", "--hard-group", "2", "--hard-every", "1"]
