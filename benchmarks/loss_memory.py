@@ -9,7 +9,7 @@ and backward, sigmoid form. --pictures takes the first so many pictures only, wi
 share of one process among several, whose tiles are those of the whole batch. `flops` tells what the tiled
 loss multiplies and adds, and what a training step of CLIP ViT-B/16 does beside it. Each case runs in a
 process of its own; memory is the process's peak while the loss is taken, less what it held before: inputs,
-weights and imports.
+weights and imports. `processor_seconds`, of all threads together, are the ones to take from a busy machine.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from benchmarks.record import keep
+from benchmarks.record import OtherPrograms, current_commit, keep
 from xattn.attention import CrossAttention, attention_weights
 from xattn.contrastive import Pairs, all_pairs_loss
 from xattn.contrastive.pairs import TILE
@@ -38,7 +38,7 @@ SCHEMES = ("tiled", "untiled", "sampled")
 
 
 def sampled_loss(attention: CrossAttention, pairs: Pairs, scales: Tensor, biases: Tensor) -> Tensor:
-    """FLAIR's scheme. Text n belongs to picture n // K, K captions each."""
+    """FLAIR's scheme. Text n belongs to picture n // K, K captions each; every pair counts."""
     num_pictures, num_texts = pairs.positives.shape
     per_picture = num_texts // num_pictures
     own = torch.arange(num_texts, device=pairs.texts.device).view(num_pictures, per_picture)
@@ -51,7 +51,8 @@ def sampled_loss(attention: CrossAttention, pairs: Pairs, scales: Tensor, biases
     key, value = attention.project_regions(pairs.regions)
     logits = torch.einsum("bmkd,bkrd->bmkr", query, key)
     null_logits = torch.einsum("bmkd,kd->bmk", query, attention.null_key)
-    weights, null_weight = attention_weights(logits, None, null_logits)
+    mask = None if pairs.mask is None else pairs.mask[:, None, None]
+    weights, null_weight = attention_weights(logits, mask, null_logits)
     read = torch.einsum("bmkr,bkrd->bmkd", weights, value) + null_weight[..., None] * attention.null_value
     output = F.normalize(attention.out(read.flatten(-2)), dim=-1)
     attended = scales[1] * torch.einsum("bmd,bmd->bm", output, pairs.texts[rows]) + biases[1]
@@ -93,16 +94,18 @@ def case(options: argparse.Namespace) -> dict[str, float]:
 
     gc.collect()
     before = _held(device)
-    seconds = []
+    seconds, of_processor = [], []
     for _ in range(options.rounds):
-        started = time.perf_counter()
+        started, began = time.perf_counter(), time.process_time()
         step()
         seconds.append(time.perf_counter() - started)
+        of_processor.append(time.process_time() - began)
     pairs_taken = pictures * batch * per_picture
     if options.scheme == "sampled":
         pairs_taken = batch * (per_picture + batch - 1)
     return {
         "seconds": round(statistics.median(seconds), 4),
+        "processor_seconds": round(statistics.median(of_processor), 4),
         "peak_mb": round((_peak(device) - before) / 1e6, 1),
         "pairs": pairs_taken,
     }
@@ -158,7 +161,7 @@ def main() -> None:
     parser.add_argument("--regions", type=int, default=196)
     parser.add_argument("--tile", type=int, nargs=2, default=TILE)
     parser.add_argument("--pictures", type=int, help="of the batch, with the captions of all (all)")
-    parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--rounds", type=int, default=3, help="of which the median is told")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--memory-mb", type=float, default=4000, help="do not try what needs more")
     parser.add_argument("--scheme", choices=SCHEMES, help="one case, in this process")
@@ -168,6 +171,7 @@ def main() -> None:
     if options.scheme:
         print(json.dumps(case(options)))
         return
+    commit, others = current_commit(), OtherPrograms()
     rows = []
     for batch in options.batches:
         print(flops(options, batch), file=sys.stderr)
@@ -187,7 +191,8 @@ def main() -> None:
     settings = {k: v for k, v in vars(options).items() if k not in ("scheme", "batch", "batches")}
     name = "loss_memory" + ("" if options.device == "cpu" else f"_{options.device}")
     name += "_part" if options.pictures else ""
-    keep(name, {"setting": settings, "figures": rows}, script="loss_memory")
+    record = {"other_programs": others.share(), "setting": settings, "figures": rows}
+    keep(name, record, commit=commit, script="loss_memory")
 
 
 if __name__ == "__main__":

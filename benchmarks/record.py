@@ -80,7 +80,7 @@ def main(name: str, summary: str, measure: Callable[[Path], Result]) -> None:
     parser.add_argument("--out", type=Path, default=RESULTS, metavar="DIR", help="folder for the results")
     out: Path = parser.parse_args().out
     out.mkdir(parents=True, exist_ok=True)
-    commit = _commit()
+    commit = current_commit()
     others = OtherPrograms()
     result = measure(out)
     busy = others.share()
@@ -103,7 +103,7 @@ def keep(
     record = {
         "benchmark": name,
         "command": shlex.join(["python", "-m", f"benchmarks.{script or name}", *sys.argv[1:]]),
-        "commit": commit or _commit(),
+        "commit": commit or current_commit(),
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "device": device(),
         **found,
@@ -180,7 +180,7 @@ class OtherPrograms:
         return busy - sum(os.times()[:4])
 
 
-def _commit() -> str | None:
+def current_commit() -> str | None:
     """None outside a git repository; "-dirty" if files differ from it, results apart."""
     status = ["status", "--porcelain", "--", ".", ":!benchmarks/results"]
     try:

@@ -9,12 +9,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from color_model import color_model, paint
 
-from benchmarks import contact_sheet, record, sample_queries
+from benchmarks import collapse, contact_sheet, pairs, record, sample_queries
 from benchmarks.contact_sheet import RIGHT, Row
+from benchmarks.loss_memory import sampled_loss
 from benchmarks.record import Figure, Result
 from benchmarks.timing import in_turns, median_ratio, milliseconds
+from xattn.attention import CrossAttention
+from xattn.contrastive import Pairs, all_pairs_loss
 from xattn.engine import open_index
 from xattn.ui.samples import Samples
 
@@ -112,3 +116,49 @@ def test_a_result_names_the_script_that_was_run(tmp_path: Path, monkeypatch: pyt
     record.keep("pairs_part", {}, tmp_path, "abc", script="pairs")
     kept = json.loads((tmp_path / "pairs_part.json").read_text(encoding="utf-8"))
     assert kept["command"] == "python -m benchmarks.pairs --pictures 4"
+
+
+def test_sampled_pairs_are_all_pairs_where_each_picture_has_one_caption() -> None:
+    torch.manual_seed(0)
+    mask = torch.ones(5, 6, dtype=torch.bool)
+    mask[1, 3:] = False
+    unit = torch.nn.functional.normalize
+    regions, pooled, texts = torch.randn(5, 6, 8), unit(torch.randn(5, 8)), unit(torch.randn(5, 8))
+    given = Pairs(regions, pooled, texts, torch.eye(5, dtype=torch.bool), mask)
+    attention, scales, biases = CrossAttention(8, 2), torch.tensor([4.0, 7.0]), torch.tensor([-2.0, -3.0])
+    exact = all_pairs_loss(attention, given, scales, biases).total
+    torch.testing.assert_close(sampled_loss(attention, given, scales, biases), exact)
+
+
+def test_pairs_in_small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both losses train, on the same batches, and what they come to is told."""
+    lines = []
+    for number in range(9):
+        name = f"{number}.png"
+        paint((5, 7), "green", {(1, number % 7): "red"}).resize((70, 50)).save(tmp_path / name)
+        captions = [f"{word} {number}" for word in ("red", "a red cell", "picture", "column")]
+        split = {"id": number, "image": name, "split": "train" if number < 6 else "dev"}
+        lines.append(json.dumps({**split, "captions": captions, "boxes": [], "phrases": []}))
+    (tmp_path / "records.jsonl").write_text("\n".join(lines), encoding="utf-8")
+    given = ["--data", str(tmp_path), "--smoke", "--batch-size", "4", "--out", str(tmp_path)]
+    monkeypatch.setattr(sys, "argv", ["pairs", *given])
+    monkeypatch.setattr(torch, "set_num_threads", lambda count: None)
+    pairs.main()
+    found = json.loads((tmp_path / "pairs.json").read_text(encoding="utf-8"))
+    values = {figure["name"]: figure["value"] for figure in found["figures"]}
+    assert min(values["all pairs: steps"], values["sampled: steps"]) >= 2
+    assert values["all pairs: processor time"] == pytest.approx(0.02, abs=0.02)
+    difference = values["all pairs: dev recall@1"] - values["sampled: dev recall@1"]
+    assert values["all pairs less sampled"] == pytest.approx(difference, abs=0.1)
+    assert 0 < values["p of all pairs and sampled being alike"] <= 1
+
+
+def test_a_run_that_ended_early_for_another_reason_is_no_collapse() -> None:
+    start = {"step": 0, "recall_1": 0.1, "recall_5": 0.4, "recall_10": 0.6, "mean_rank": 0.1}
+    start |= {"most_first": 0.1, "num_pictures": 27}
+    worse = {**start, "step": 9, "recall_5": 0.3, "mean_rank": 0.2, "stopped": "no better recall"}
+    assert not collapse.stopped_as_broken([start, worse])
+    broken = {**worse, "recall_5": 0.2, "mean_rank": 0.5, "stopped": "the model broke"}
+    assert collapse.stopped_as_broken([start, broken])
+    verdicts = {breaks: collapse.figures("run", [start, broken], breaks)[0].met for breaks in (True, False)}
+    assert verdicts == {True: True, False: False}

@@ -22,10 +22,12 @@ from tests.tiny_default import tiny_default
 from training.own import command, state
 from training.own import run as own_run
 from training.own.data import kept_form, load_own, readable
+from training.own.forgetting import interpolated
 from training.own.loop import Loop
 from training.own.objective import Batches, Objective
+from training.own.prepared import Places, Prepared
 from training.own.replay import load_general
-from training.own.run import Places, run
+from training.own.run import run
 from training.own.settings import Settings, checked, rate, smoke
 from training.own.validation import Validated, Validation, validated
 from xattn.checkpoint import load_model, save_model
@@ -78,17 +80,17 @@ def places(data: Path, start: Path, tmp_path_factory: pytest.TempPathFactory) ->
 
 
 @pytest.fixture(scope="module")
-def prepared(places: Places) -> own_run._Prepared:
+def prepared(places: Places) -> Prepared:
     """What a run computes with the towers."""
     model = load_model(places.model, device="cpu")
-    return own_run._Prepared(model, load_own(places.data, TINY), TINY, places, lambda *_: None)
+    return Prepared(model, load_own(places.data, TINY), TINY, places, lambda *_: None)
 
 
 Make = Callable[..., Loop]
 
 
 @pytest.fixture
-def make_loop(prepared: own_run._Prepared, tmp_path: Path) -> Make:
+def make_loop(prepared: Prepared, tmp_path: Path) -> Make:
     """A loop as after a fresh start of the program, in a directory of the test's own."""
 
     def make(settings: Settings = TINY, **more: Any) -> Loop:
@@ -226,18 +228,51 @@ def test_validated_by_hand() -> None:
     found = validated(scores, torch.tensor([0, 1, 1, 0]))
     # Ranks 1, 1, 3 (a tie counts against), 2; first for 1, 1, 2 captions.
     assert (found.recall_1, found.recall_5, found.most_first) == (0.5, 1.0, 0.5)
+    assert found.mean_rank == pytest.approx((0 + 0 + 1 + 0.5) / 4)
     assert validated(torch.zeros(20, 7), torch.arange(7)).recall_10 == 0.0
     assert validated(torch.full((20, 7), torch.nan), torch.arange(7)).most_first == 1.0
 
 
 def test_collapse_is_told_from_captions_that_are_alike() -> None:
     def found(most_first: float, pictures: int = 50) -> Validated:
-        return Validated(0.1, 0.2, 0.3, most_first, pictures)
+        return Validated(0.1, 0.2, 0.3, 0.2, most_first, pictures)
 
     assert found(0.6).collapsed(found(0.1))
     assert not found(0.4).collapsed(found(0.1))
     assert not found(0.6).collapsed(found(0.5))  # they were alike before
     assert not found(0.6, pictures=4).collapsed(found(0.1))
+
+
+def test_a_model_that_ranks_at_random_is_told_from_a_weak_one() -> None:
+    def found(mean_rank: float, pictures: int = 50) -> Validated:
+        return Validated(0.1, 0.2, 0.3, mean_rank, 0.1, pictures)
+
+    good, weak = found(0.1), found(0.4)
+    assert found(0.45).broke(good)
+    assert found(1.0).broke(good), "all scores alike: every other picture comes before the right one"
+    assert not found(0.3).broke(good), "worse, and far from chance"
+    assert not found(0.2).broke(found(0.25))
+    assert not found(0.55).broke(weak), "a lead of luck only"
+    assert found(0.5, pictures=500).broke(found(0.4, pictures=500)), "among many pictures it is no luck"
+    assert not found(0.5, pictures=5).broke(found(0.1, pictures=5))
+    assert "50% by chance" in str(found(0.48).fault(good))
+    assert found(0.2).fault(good) is None
+
+
+def test_guard_is_quiet_whatever_luck_does_to_weak_data() -> None:
+    """Models that rank a little better than chance, the same before and after, on few pictures."""
+    generator = torch.Generator().manual_seed(0)
+
+    def draw(signal: float, count: int) -> Validated:
+        owners = torch.arange(count)
+        scores = torch.randn(count, count, generator=generator) + signal * torch.eye(count)
+        return validated(scores, owners)
+
+    cases = [(signal, count) for signal in (0.0, 0.5, 1.0, 2.0) for count in (10, 30, 100)]
+    pairs = [(draw(*case), draw(*case)) for case in cases for _ in range(100)]
+    assert not any(after.broke(before) for before, after in pairs)
+    random = [(draw(2.0, 50), draw(0.0, 50)) for _ in range(100)]
+    assert sum(after.broke(before) for before, after in random) >= 95
 
 
 # The loop
@@ -292,11 +327,7 @@ def test_training_learns_and_the_best_state_is_left(make_loop: Make) -> None:
     losses = [e["loss"] for e in map(json.loads, loop.log_path.read_text().splitlines()) if "loss" in e]
     assert sum(losses[-4:]) < 0.9 * sum(losses[:4]), "nothing was learned"
     assert loop.validation(loop.objective).value == pytest.approx(final.best_value)
-    assert final.best_value == max(Validated(**_only(entry)).value for entry in final.history)
-
-
-def _only(entry: dict[str, Any]) -> dict[str, Any]:
-    return {name: entry[name] for name in Validated.__slots__}
+    assert final.best_value == max(Validated.of_record(entry).value for entry in final.history)
 
 
 @pytest.mark.parametrize("loss", ["info_nce", "sigmoid"])
@@ -335,7 +366,7 @@ def test_early_stop_and_collapse(make_loop: Make, tmp_path: Path) -> None:
 
         def validate(objective: Objective) -> Validated:
             recall, first = next(found)
-            return Validated(recall, recall, recall, first, 50)
+            return Validated(recall, recall, recall, 1 - recall, first, 50)
 
         return validate
 
@@ -354,6 +385,29 @@ def test_early_stop_and_collapse(make_loop: Make, tmp_path: Path) -> None:
     assert "collapsed: one picture comes first for 80%" in str(stopped.stopped)
     # Repeated, the command does not train on.
     assert make_loop(settings).run().step == 2
+
+
+def test_guard_fires_at_a_thousand_times_the_rate(make_loop: Make, tmp_path: Path) -> None:
+    """After a start that has learned the pictures; at the rate it learned with, the guard is quiet."""
+    settings = replace(TINY, epochs=40, validations=10, learning_rate=1e-2)
+    loop = make_loop(settings)
+    pictures = loop.objective.pictures
+    loop.validation = Validation(loop.batches.pictures, pictures, loop.validation.pooled_weight)
+    learned = loop.run()
+    assert learned.stopped is None
+    (tmp_path / "state.pt").unlink()
+    again = Loop(
+        loop.objective,
+        loop.batches,
+        loop.validation,
+        replace(settings, learning_rate=1e3 * settings.learning_rate),
+        tmp_path,
+        "key",
+    )
+    broken = again.run()
+    assert broken.step < again.num_steps
+    assert "--learning-rate 1 --restart" in str(broken.stopped)
+    assert broken.best_value >= learned.best_value, "the best earlier state is left"
 
 
 def test_checkpoints_of_others_are_refused(make_loop: Make, tmp_path: Path) -> None:
@@ -382,22 +436,22 @@ def test_share_of_the_trained_weights(make_loop: Make) -> None:
         return objective.model.attention.query.weight.detach() - start[name]
 
     def watched(_: Objective, hubness: Hubness) -> Validated:
-        return Validated(0.5 - lost["by"] * float(moved().mean()), 0, 0, 0, 50)
+        return Validated(0.5 - lost["by"] * float(moved().mean()), 0, 0, 0, 0, 50)
 
     prepared = cast(
         Any, SimpleNamespace(model=objective.model, objective=objective, start=start, watched=None)
     )
-    share, note = own_run._interpolated(prepared, trained, replace(TINY, keep=0.25))
+    share, note = interpolated(prepared, trained, replace(TINY, keep=0.25))
     assert (share, note) == (0.75, None)
     torch.testing.assert_close(moved(), torch.full_like(start[name], 0.75))
     prepared.watched = watched
-    assert own_run._interpolated(prepared, trained, TINY) == (1.0, None)
+    assert interpolated(prepared, trained, TINY) == (1.0, None)
     lost["by"] = 0.03  # 2 points may be lost: up to two thirds of the way
-    share, note = own_run._interpolated(prepared, trained, TINY)
+    share, note = interpolated(prepared, trained, TINY)
     assert share == 0.55
     assert note is not None
     lost["by"] = 0.5
-    share, note = own_run._interpolated(prepared, trained, TINY)
+    share, note = interpolated(prepared, trained, TINY)
     assert share == 0.0
     assert "forgets" in str(note)
     assert not moved().any()
@@ -427,6 +481,17 @@ def test_command(
     assert Image.open(places.work / "curves.png").size == (900, 560)
     card = (tmp_path / "own" / "README.md").read_text()
     assert "recall@5" in card
+
+
+def test_the_bar_never_goes_back() -> None:
+    """Batches are of nearly the same size only: a rate came out negative."""
+    seen: list[tuple[int, int]] = []
+    bar = SimpleNamespace(update=lambda what, done, total: seen.append((done, total)))
+    show = command._shown(cast(Any, bar))
+    for step, pictures in enumerate([64, 63, 64, 62, 63], 1):
+        show({"step": step, "steps": 5, "pictures": pictures})
+    assert all(earlier[0] < later[0] for earlier, later in pairwise(seen))
+    assert {total for _, total in seen} == {seen[-1][0]}
 
 
 def test_general_pictures_are_mixed_in(places: Places, tmp_path: Path) -> None:

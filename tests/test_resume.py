@@ -13,7 +13,8 @@ import pytest
 import torch
 
 from tests.test_training_modes import TINY, data, starts  # noqa: F401  fixtures
-from training.own.run import Places, run
+from training.own.prepared import Places
+from training.own.run import run
 from training.own.settings import Settings
 
 # Processes that begin with everything imported (see conftest), so that what is killed is the run and not

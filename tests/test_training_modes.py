@@ -24,7 +24,8 @@ from training.own import command, modes, parallel
 from training.own.data import kept_form, load_own
 from training.own.loop import Loop
 from training.own.lora import add_adapters, merge_adapters
-from training.own.run import Places, _Prepared, run
+from training.own.prepared import Places, Prepared
+from training.own.run import run
 from training.own.settings import Settings, checked, smoke
 from training.own.validation import Validated, Validation
 from xattn.checkpoint import load_model, save_model
@@ -154,7 +155,7 @@ VIT_NORM = "vision.vit.norm.weight"
 def _always_better(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each validation finds more than the one before: the last weights are the result."""
     values = iter(range(100))
-    found = lambda *_: Validated(next(values) / 100, 0, 0, 0, 5)  # noqa: E731
+    found = lambda *_: Validated(next(values) / 100, 0, 0, 0, 0, 5)  # noqa: E731
     monkeypatch.setattr(Validation, "__call__", found)
 
 
@@ -187,10 +188,10 @@ def test_every_mode_trains_what_it_says(
     assert load_model(tmp_path / "out", device="cpu").ground(Image.new("RGB", (90, 60)), ["red"])
 
 
-def prepared(data: Path, start: str, work: Path, **changes: Any) -> _Prepared:
+def prepared(data: Path, start: str, work: Path, **changes: Any) -> Prepared:
     settings = replace(TINY, **changes)
     places = Places(data, work / "out", work / "work", start)
-    return _Prepared(
+    return Prepared(
         load_model(start, device="cpu"), load_own(data, settings), settings, places, lambda *_: None
     )
 

@@ -57,7 +57,8 @@ def main(arguments: Sequence[str], program: str = "xattn train") -> int:
     try:
         settings = checked(options.settings)
         from training.own import parallel  # torch takes seconds, `--help` should not
-        from training.own.run import Places, restart, run
+        from training.own.prepared import Places
+        from training.own.run import restart, run
         from training.own.tracking import tracking
 
         places = Places(
@@ -127,15 +128,17 @@ def _set_as_options(arguments: Sequence[str]) -> Iterator[str]:
 
 def _shown(bar: terminal.Bar) -> Callable[[dict[str, Any]], None]:
     """Moves the bar, and prints each validation."""
+    size = 0  # of a batch; they differ by one or two, and a bar must not go back for that
 
     def show(entry: dict[str, Any]) -> None:
+        nonlocal size
         if "recall_1" in entry:
             shares = ", ".join(f"@{k} {entry[f'recall_{k}']:.1%}" for k in (1, 5, 10))
             terminal.err.print(f"step {entry['step']} of {entry['steps']}: held-out recall {shares}")
             bar.note = f"held-out recall@5 {entry['recall_5']:.1%}"
             return
-        pictures = entry["pictures"]
-        bar.update("training", entry["step"] * pictures, entry["steps"] * pictures)
+        size = size or entry["pictures"]
+        bar.update("training", entry["step"] * size, entry["steps"] * size)
 
     return show
 

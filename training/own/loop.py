@@ -175,7 +175,7 @@ class Loop:
         raise TrainingStopped(
             f"the loss is {loss} and its gradient's norm {norm} at epoch {epoch + 1}, batch {index + 1}: "
             f"{', '.join(names[:3])}{' …' if len(names) > 3 else ''}. The last good state is kept in "
-            f"{self.path}. Lower the learning rate, as with --set learning_rate="
+            f"{self.path}. Lower the learning rate, as with --learning-rate "
             f"{self.settings.learning_rate / 10:g} --restart, or look at these pictures and captions"
         )
 
@@ -191,12 +191,12 @@ class Loop:
             state.stale += 1
         if state.average:
             checkpoints.load_trained(self.objective, now)
-        before = Validated(**{k: v for k, v in state.history[0].items() if k in Validated.__slots__})
-        if found.collapsed(before):
+        fault = found.fault(Validated.of_record(state.history[0]))
+        if fault is not None:
             state.stopped = (
-                f"the model has collapsed: one picture comes first for {found.most_first:.0%} of all "
-                f"captions, {before.most_first:.0%} before. The best earlier state is used. Lower the "
-                "learning rate, or look whether most captions say the same"
+                f"{fault}. Training stopped, and the best earlier state is used. Lower the learning rate, "
+                f"as with --learning-rate {self.settings.learning_rate / 10:g} --restart; if that does not "
+                "help, look whether most captions say the same, or belong to other pictures"
             )
         elif self.settings.patience and state.stale >= self.settings.patience:
             state.stopped = f"no better recall in {state.stale} validations"

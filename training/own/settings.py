@@ -25,7 +25,8 @@ class Settings:
     chunk:          pictures, and captions, that pass the towers at once: what memory grows with, while the
                     batch, and with it the wrong answers, may be as large as wanted
     views:          versions of each picture: whole, mirrored, then random crops, new ones in every epoch
-                    where the towers are trained (there at least 4, half of them crops)
+                    where the towers are trained (there at least 4, half of them crops). In head mode each
+                    is one more pass of all pictures through the towers, where most of the time goes
     captions:       drawn per picture and step, fewer where it has fewer
     loss:           info_nce or sigmoid, over all pairs of a batch
     tower_rate:     learning rate inside the towers; 0: by mode, see TOWER_RATES
@@ -53,7 +54,7 @@ class Settings:
     batch_size: int = 64
     chunk: int = 32
     captions: int = 4
-    views: int = 2
+    views: int = 1
     loss: str = "info_nce"
     learning_rate: float = 3e-4
     tower_rate: float = 0.0

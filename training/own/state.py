@@ -16,7 +16,7 @@ from training.own import parallel
 from training.own.objective import Objective
 from xattn.errors import CheckpointError
 
-VERSION = 2
+VERSION = 3
 
 
 @dataclass(slots=True)

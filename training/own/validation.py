@@ -1,9 +1,11 @@
-"""Recall on the held-out pictures while training runs, and the sign that a model has collapsed."""
+"""Recall on the held-out pictures while training runs, and the signs that training ruins the model."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -19,13 +21,20 @@ from xattn.hubness import Hubness
 TEXTS_AT_ONCE = 256
 COLLAPSED_SHARE = 0.5
 FEWEST_FOR_COLLAPSE = 10
-"""Of so few pictures one may well be first for half of the captions."""
+"""Of fewer pictures one may well be first for half of the captions."""
+RANDOM_RANK = 0.5
+SURELY_BETTER = 4.0
+"""Standard errors by which a model must rank better than chance before it can be said to have lost that."""
+LOST_SHARE = 0.75
+"""Of the lead over chance, from which a model counts as broken."""
 
 
 @dataclass(frozen=True, slots=True)
 class Validated:
     """Text → image over the held-out pictures, as shares.
 
+    mean_rank: of the other pictures, so many come before the right one: 0 at best, RANDOM_RANK by chance.
+    It tells a broken model where recall cannot: among 50 pictures chance alone finds a fifth at ten.
     most_first: share of captions for which one and the same picture comes first, whichever it is. High:
     every query ranks the same picture, the model has collapsed.
     """
@@ -33,6 +42,7 @@ class Validated:
     recall_1: float
     recall_5: float
     recall_10: float
+    mean_rank: float
     most_first: float
     num_pictures: int
 
@@ -47,8 +57,35 @@ class Validated:
             return False
         return self.most_first > max(COLLAPSED_SHARE, 1.5 * before.most_first)
 
+    def broke(self, before: Validated) -> bool:
+        """Whether it ranks nearly at random what the starting model did not: LOST_SHARE of that one's lead
+        over chance is gone. Where its lead was no larger than luck, nothing was there to lose."""
+        # By chance a rank is spread evenly over 0 … 1. Captions of one picture share their luck.
+        luck = 1 / math.sqrt(12 * self.num_pictures)
+        lead, lead_before = RANDOM_RANK - self.mean_rank, RANDOM_RANK - before.mean_rank
+        return lead_before >= SURELY_BETTER * luck and lead <= (1 - LOST_SHARE) * lead_before
+
+    def fault(self, before: Validated) -> str | None:
+        """What a person should read if training has ruined the model; None if it has not."""
+        if self.collapsed(before):
+            return (
+                f"the model has collapsed: one picture comes first for {self.most_first:.0%} of all "
+                f"captions, {before.most_first:.0%} before"
+            )
+        if self.broke(before):
+            return (
+                f"the model broke: {self.mean_rank:.0%} of the other pictures come before the right one, "
+                f"{before.mean_rank:.0%} before training, {RANDOM_RANK:.0%} by chance"
+            )
+        return None
+
     def record(self) -> dict[str, float]:
         return asdict(self)
+
+    @classmethod
+    def of_record(cls, entry: Mapping[str, Any]) -> Validated:
+        """From a record with other things in it."""
+        return cls(**{field.name: entry[field.name] for field in fields(cls)})
 
 
 class Validation:
@@ -99,5 +136,6 @@ def validated(scores: Float[Tensor, "M N"], owners: Tensor) -> Validated:
     ranks = (scores >= own).sum(0)
     firsts = torch.bincount(scores.argmax(0), minlength=len(scores))
     recall_1, recall_5, recall_10 = ((ranks <= k).float().mean().item() for k in (1, 5, 10))
+    mean_rank = ((ranks - 1) / max(1, len(scores) - 1)).mean().item()
     most_first = firsts.max().item() / len(owners)
-    return Validated(recall_1, recall_5, recall_10, most_first, len(scores))
+    return Validated(recall_1, recall_5, recall_10, mean_rank, most_first, len(scores))
