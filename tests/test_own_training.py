@@ -24,13 +24,14 @@ from training.own import run as own_run
 from training.own.data import kept_form, load_own, readable
 from training.own.forgetting import interpolated
 from training.own.loop import Loop
-from training.own.objective import Batches, Objective
+from training.own.objective import Batch, Batches, Objective
 from training.own.prepared import Places, Prepared
 from training.own.replay import load_general
 from training.own.run import run
 from training.own.settings import Settings, checked, rate, smoke
-from training.own.validation import Validated, Validation, validated
+from training.own.validation import Validated, Validation, diverged, validated
 from xattn.checkpoint import load_model, save_model
+from xattn.contrastive import PairLoss
 from xattn.datasets import load_dataset
 from xattn.errors import CheckpointError, DataError, TrainingStopped
 from xattn.hubness import Hubness
@@ -385,6 +386,27 @@ def test_early_stop_and_collapse(make_loop: Make, tmp_path: Path) -> None:
     assert "collapsed: one picture comes first for 80%" in str(stopped.stopped)
     # Repeated, the command does not train on.
     assert make_loop(settings).run().step == 2
+
+
+def test_training_that_runs_away_is_stopped(make_loop: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert diverged(2.0, [3.1, 2.8]) is None
+    assert "the loss is 3.1 on average, 2 at the start" in str(diverged(2.0, [3.0, 3.2]))
+
+    loop = make_loop(replace(TINY, validations=9))
+    backward, calls = loop.objective.backward, []
+
+    def rising(batch: Batch, factor: float = 1.0) -> PairLoss:
+        calls.append(batch)
+        found = backward(batch, factor)
+        return replace(found, total=found.total * (1 if len(calls) < 3 else 9))
+
+    monkeypatch.setattr(loop.objective, "backward", rising)
+    stopped = loop.run()
+    assert stopped.step == 3, "the first two steps were as usual"
+    assert "runs away" in str(stopped.stopped)
+    assert "--learning-rate" in str(stopped.stopped)
+    assert "runs away" in stopped.history[-1]["fault"]
+    assert all("fault" not in entry for entry in stopped.history[:-1])
 
 
 def test_guard_fires_at_a_thousand_times_the_rate(make_loop: Make, tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from training.own import state as checkpoints
 from training.own.objective import Batches, Objective, optimizer_of
 from training.own.settings import Settings, rate
 from training.own.state import State
-from training.own.validation import Validated, Validation
+from training.own.validation import Validated, Validation, diverged
 from xattn.errors import TrainingStopped
 
 Log = Callable[[dict[str, Any]], None]
@@ -134,6 +134,9 @@ class Loop:
         self.scaler.update()
         self._average(state)
         state.step += 1
+        state.losses.append(total)
+        if state.first_loss is None:
+            state.first_loss = total
         scales = self.objective.log_scales.exp().tolist()
         self._log(
             state,
@@ -191,7 +194,11 @@ class Loop:
             state.stale += 1
         if state.average:
             checkpoints.load_trained(self.objective, now)
-        fault = found.fault(Validated.of_record(state.history[0]))
+        assert state.first_loss is not None  # a step came before
+        fault = found.fault(Validated.of_record(state.history[0])) or diverged(
+            state.first_loss, state.losses
+        )
+        state.losses = []
         if fault is not None:
             state.stopped = (
                 f"{fault}. Training stopped, and the best earlier state is used. Lower the learning rate, "
@@ -200,11 +207,13 @@ class Loop:
             )
         elif self.settings.patience and state.stale >= self.settings.patience:
             state.stopped = f"no better recall in {state.stale} validations"
-        self._validated(state, found)
+        self._validated(state, found, fault)
 
-    def _validated(self, state: State, found: Validated) -> None:
+    def _validated(self, state: State, found: Validated, fault: str | None = None) -> None:
         entry: dict[str, Any] = {"step": state.step, "steps": self.num_steps, **found.record()}
         entry["best"] = state.best_value
+        if fault is not None:
+            entry["fault"] = fault
         if state.stopped is not None:
             entry["stopped"] = state.stopped
         state.history.append(entry)

@@ -16,7 +16,7 @@ from training.own import parallel
 from training.own.objective import Objective
 from xattn.errors import CheckpointError
 
-VERSION = 3
+VERSION = 4
 
 
 @dataclass(slots=True)
@@ -26,7 +26,8 @@ class State:
     best: trained parameters at the best validation so far; average: their moving average, if there is one,
     on the device and sharded as they are;
     stale: validations since; history: a record for each validation; stopped: why training ended before its
-    last step; log_bytes: length of the log
+    last step; log_bytes: length of the log; first_loss: of the first step, before training changed
+    anything; losses: of the steps since the last validation
     """
 
     step: int
@@ -37,6 +38,8 @@ class State:
     average: dict[str, Tensor] = field(default_factory=dict)
     stopped: str | None = None
     log_bytes: int = 0
+    first_loss: float | None = None
+    losses: list[float] = field(default_factory=list)
 
 
 def trained_state(objective: Objective) -> dict[str, Tensor]:
@@ -78,6 +81,8 @@ def save(
         "history": json.dumps(state.history),
         "stopped": state.stopped,
         "log_bytes": state.log_bytes,
+        "first_loss": state.first_loss,
+        "losses": state.losses,
     }
     if parallel.is_main():
         temporary = path.with_name(f".{path.name}.tmp")
@@ -125,6 +130,8 @@ def load(
         _average(content["average"], objective),
         content["stopped"],
         content["log_bytes"],
+        content["first_loss"],
+        content["losses"],
     )
 
 

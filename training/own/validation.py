@@ -27,6 +27,8 @@ SURELY_BETTER = 4.0
 """Standard errors by which a model must rank better than chance before it can be said to have lost that."""
 LOST_SHARE = 0.75
 """Of the lead over chance, from which a model counts as broken."""
+DIVERGED = 1.5
+"""Times the first loss, from which training counts as running away: a healthy loss falls."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +88,19 @@ class Validated:
     def of_record(cls, entry: Mapping[str, Any]) -> Validated:
         """From a record with other things in it."""
         return cls(**{field.name: entry[field.name] for field in fields(cls)})
+
+
+def diverged(first_loss: float, losses: Sequence[float]) -> str | None:
+    """What a person should read if the training loss has run away; None if it has not.
+
+    first_loss: of the starting model; losses: of the steps since the last validation. Gradients being
+    clipped, a rate far too high need not end in a model that ranks alike or at random: it may leave one
+    that keeps jumping. The loss shows it.
+    """
+    mean = sum(losses) / max(1, len(losses))
+    if mean <= DIVERGED * first_loss:
+        return None
+    return f"training runs away: the loss is {mean:.3g} on average, {first_loss:.3g} at the start"
 
 
 class Validation:
