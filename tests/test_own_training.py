@@ -491,7 +491,7 @@ def test_command(
     places: Places, tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     better = iter(range(100))  # in so few steps the start could be the best, and be what is saved
-    monkeypatch.setattr(Validation, "__call__", lambda *_: Validated(next(better) / 100, 0, 0, 0, 5))
+    monkeypatch.setattr(Validation, "__call__", lambda *_: Validated(next(better) / 100, 0, 0, 0, 0, 5))
     assert command.main([*arguments(places, tmp_path / "own"), "--smoke", "--restart"]) == 0
     model = load_model(tmp_path / "own", device="cpu")
     grounding = model.ground(Image.open(places.data / "1.png").convert("RGB"), ["green"])[0]
