@@ -207,7 +207,7 @@ def compare(options: argparse.Namespace, recipe: Recipe, cache: Path) -> list[Fi
             Figure(f"{EXACT} less {SAMPLED}{e}", 100 * v, "points")
             for e, v in zip(ends, better, strict=False)
         ),
-        Figure("p", better.p_value),
+        Figure(f"p of {EXACT} and {SAMPLED} being alike", better.p_value),
     ]
 
 

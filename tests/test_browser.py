@@ -362,7 +362,7 @@ def test_the_shipped_model_on_the_sample_photos(browser):
         person.searches(query)
         heading = person.sees("#search-view .xa-heading", "Result 1").text
         assert any(name in heading for name in right)
-        assert len(person.all("#results img")) == 12
+        person.until(lambda: len(person.all("#results img")) == 12, "twelve results do not appear")
         assert [e.text.split("\n")[0] for e in person.all(".xa-legend li")] == ["a pizza", "a table"]
         person.sees("#search-view .xa-credit a", "CC BY")
         slider = person.sees("#search-view input[type=range]")
