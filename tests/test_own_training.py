@@ -7,7 +7,7 @@ import json
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from itertools import pairwise
+from itertools import count, pairwise
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -516,8 +516,12 @@ def test_the_bar_never_goes_back() -> None:
     assert {total for _, total in seen} == {seen[-1][0]}
 
 
-def test_general_pictures_are_mixed_in(places: Places, tmp_path: Path) -> None:
+def test_general_pictures_are_mixed_in(
+    places: Places, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Half of each batch, and with hard groups in the other half: the whole command."""
+    better = count()
+    monkeypatch.setattr(Validation, "__call__", lambda *_: Validated(next(better) / 100, 0, 0, 0, 0, 5))
     more = ["--replay", str(places.data), "--replay-share", "0.5", "--hard-group", "2", "--hard-every", "1"]
     work = tmp_path / "work"
     work.mkdir()
@@ -529,6 +533,13 @@ def test_general_pictures_are_mixed_in(places: Places, tmp_path: Path) -> None:
     assert all(entry["pictures"] == 4 for entry in log if "pictures" in entry)
     assert len(list(work.glob("mined-*.npy"))) == 1, "mined before the second epoch, not before the first"
     assert "general pictures" in (tmp_path / "own" / "README.md").read_text()
+    # Nothing was forgotten, so the model is what training came to, and not where it began.
+    best = torch.load(work / "state.pt", weights_only=True)["best"]
+    saved, began = (load_model(path, device="cpu") for path in (tmp_path / "own", Path(places.model)))
+    for name in ("attention.query.weight", "text.head.linear.weight"):
+        end = saved.get_parameter(name).detach().float()
+        torch.testing.assert_close(end, best[f"model.{name}"], atol=1e-3, rtol=1e-3)
+        assert (end - began.get_parameter(name)).abs().max() > 2e-3
     # Neither the pictures kept apart nor the held-out ones are trained on.
     settings = smoke(Settings())
     general = load_general(places.data, None, settings)

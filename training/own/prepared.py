@@ -129,7 +129,10 @@ class Prepared:
     def finish(self) -> dict[str, Tensor]:
         """Makes the model an ordinary one again, and returns the weights it has come to."""
         merge_adapters(self.model)
-        trained = {name: parallel.whole(p.detach()).cpu() for name, p in self.model.named_parameters()}
+        # Copies: `interpolated` writes into the very parameters.
+        trained = {
+            name: parallel.whole(p.detach()).cpu().clone() for name, p in self.model.named_parameters()
+        }
         if self.settings.shard:
             self._bind(load_model(self.places.model, device=self.model.device))
             self.objective = Objective(self.model, self.train_pictures, self._texts, self.settings)
