@@ -390,6 +390,8 @@ def test_early_stop_and_collapse(make_loop: Make, tmp_path: Path) -> None:
 
 def test_training_that_runs_away_is_stopped(make_loop: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     assert diverged(2.0, [3.1, 2.8]) is None
+    assert diverged(0.1, [0.3, 1.2]) is None, "pictures that are nearly learned"
+    assert diverged(0.1, [1.4, 1.8]) is not None
     assert "the loss is 3.1 on average, 2 at the start" in str(diverged(2.0, [3.0, 3.2]))
 
     loop = make_loop(replace(TINY, validations=9))

@@ -29,6 +29,8 @@ LOST_SHARE = 0.75
 """Of the lead over chance, from which a model counts as broken."""
 DIVERGED = 1.5
 """Times the first loss, from which training counts as running away: a healthy loss falls."""
+LEAST_FIRST_LOSS = 1.0
+"""A model that begins with less has nearly learned its pictures: from batch to batch that may double."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +100,7 @@ def diverged(first_loss: float, losses: Sequence[float]) -> str | None:
     that keeps jumping. The loss shows it.
     """
     mean = sum(losses) / max(1, len(losses))
-    if mean <= DIVERGED * first_loss:
+    if mean <= DIVERGED * max(first_loss, LEAST_FIRST_LOSS):
         return None
     return f"training runs away: the loss is {mean:.3g} on average, {first_loss:.3g} at the start"
 

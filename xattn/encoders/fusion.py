@@ -7,7 +7,7 @@ sees there, as the average of their names' sentence embeddings weighted by proba
 al. 2013). The prior ties pictures to words for a thousand kinds of thing before any caption is seen.
 
 Regions and pooled embedding share no weights: what each gets wrong differs, so that the second stage of a
-search adds to the first.
+search can correct the first.
 """
 
 from __future__ import annotations
