@@ -5,16 +5,18 @@ from __future__ import annotations
 import json
 import random
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TextIO
 
 import numpy as np
 import torch
+from jaxtyping import Float
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import Whitespace
+from torch import Tensor
 from torch.nn import functional as F
 
 from training.alignment import align
@@ -24,6 +26,7 @@ from training.card import model_card
 from training.data import Dataset, Picture, read_credited, read_dataset
 from training.distil import SummarySampler, distil, summarise, train_teachers
 from training.features import ViewFeatures, cached_features
+from training.fit import OnStep
 from training.loop import Objective, train
 from training.recipes import Recipe
 from training.towers import load_text, load_vision, towers_of
@@ -95,14 +98,7 @@ def run(
                 on_step(entry)
 
         _write(file, {"recipe": asdict(recipe), "pictures": len(pictures), "texts": len(texts)})
-        head, pooling = text.head, vision.fusion.pooling
-        summaries = summarise(pooling, pictures, features, model.device)
-        teachers = train_teachers(vision.config.fusion, pictures, summaries, table, rows, recipe, log)
-        asked = SummarySampler(pictures, summaries, rows, recipe, recipe.seed)
-        distil(pooling, head, teachers, asked, table, recipe, log)
-        objective = Objective(vision.fusion, head, model.attention, table, recipe).to(model.device)
-        more = (batch for _, batch in asked.mixed(recipe.epochs))
-        train(objective, sampler, more, teachers, recipe, log)
+        _learn(model, sampler, pictures, features, table, rows, recipe, log)
         model.eval()
         fill_banks(
             model,
@@ -119,6 +115,28 @@ def run(
     if places.exact is not None:
         save_model(model, places.exact, card=card, quantized=False)
     return model
+
+
+def _learn(
+    model: XAttnModel,
+    sampler: Sampler,
+    pictures: Sequence[Picture],
+    features: Sequence[ViewFeatures],
+    table: Float[Tensor, "N W"],
+    rows: Mapping[str, int],
+    recipe: Recipe,
+    log: OnStep,
+) -> None:
+    """First the pooled embedding and the text head, from teachers; then regions and attention."""
+    vision, text = towers_of(model)
+    pooling, table = vision.fusion.pooling, table.to(model.device)
+    summaries = summarise(pooling, pictures, features, model.device)
+    teachers = train_teachers(vision.config.fusion, pictures, summaries, table, rows, recipe, log)
+    asked = SummarySampler(pictures, summaries, rows, recipe, recipe.seed)
+    distil(pooling, text.head, teachers, asked, table, recipe, log)
+    objective = Objective(vision.fusion, text.head, model.attention, table, recipe).to(model.device)
+    more = (batch for _, batch in asked.mixed(recipe.epochs))
+    train(objective, sampler, more, teachers, recipe, log)
 
 
 def untrained(recipe: Recipe, dataset: Dataset) -> XAttnModel:
