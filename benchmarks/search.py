@@ -66,7 +66,7 @@ def _time(engine: Engine, folder: Path) -> dict[str, np.ndarray]:
     finally:
         store.close()
 
-    spread = np.random.default_rng(0).random((12, 16), np.float32) ** 4
+    spread = np.random.default_rng(0).random((15, 20), np.float32) ** 4
     found: dict[str, list[np.ndarray]] = {}
     for query in Samples().queries:
         texts = [query, *(phrase.text for phrase in parse(query).phrases if phrase.text != query)]

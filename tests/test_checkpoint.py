@@ -78,7 +78,7 @@ def test_unquantized_round_trip_is_nearly_exact(model: XAttnModel, tmp_path: Pat
 def test_mixed_shapes_keep_their_order_and_give_what_each_gives_alone(model: XAttnModel) -> None:
     batch = pictures()
     together = model.encode_images(batch)
-    assert together.sizes == ((12, 16), (16, 12), (14, 14), (12, 16), (12, 16))
+    assert together.sizes == ((15, 20), (20, 15), (17, 17), (15, 20), (15, 20))
     for i, picture in enumerate(batch):
         alone = model.encode_images([picture])
         torch.testing.assert_close(together[i].regions, alone.regions, atol=1e-3, rtol=1e-3)
@@ -94,13 +94,13 @@ def test_training_batches_of_mixed_shapes_give_what_encoding_gives(model: XAttnM
     batch = pictures()[:3]
     padded = TowerFeatures(
         cells=torch.zeros(3, 144, 1280),
-        textures=torch.zeros(3, 196, 120),
-        tokens=torch.zeros(3, 197, 384),
-        early=torch.zeros(3, 197, 384),
+        textures=torch.zeros(3, 300, 120),
+        tokens=torch.zeros(3, 301, 384),
+        early=torch.zeros(3, 301, 384),
         prior=torch.zeros(3, 145, 384),
-        colors=torch.zeros(3, 196, 6),
+        colors=torch.zeros(3, 300, 6),
     )
-    resample, mask = torch.zeros(3, 196, 144), torch.zeros(3, 196, dtype=torch.bool)
+    resample, mask = torch.zeros(3, 300, 144), torch.zeros(3, 300, dtype=torch.bool)
     with torch.inference_mode():
         for i, picture in enumerate(batch):
             shape = nearest_shape((picture.height, picture.width))
@@ -118,9 +118,9 @@ def test_training_batches_of_mixed_shapes_give_what_encoding_gives(model: XAttnM
 
 
 def test_shapes_follow_the_aspect_ratio() -> None:
-    assert nearest_shape((480, 640)).grid == (12, 16)
-    assert nearest_shape((640, 480)).grid == (16, 12)
-    assert nearest_shape((500, 520)).grid == (14, 14)
+    assert nearest_shape((480, 640)).grid == (15, 20)
+    assert nearest_shape((640, 480)).grid == (20, 15)
+    assert nearest_shape((500, 520)).grid == (17, 17)
     for shape in SHAPES:
         assert (shape.grid[0] * 14, shape.grid[1] * 14) == shape.vit
 

@@ -13,13 +13,24 @@ from training.distil import SummarySampler, Teacher, Teachers, copy_loss, distil
 from training.recipes import default
 from xattn.encoders.fusion import FusionConfig, Pooling, TowerFeatures
 from xattn.encoders.text import TextHead
+from xattn.errors import DataError
+from xattn.losses import info_nce
 
 CONFIG = FusionConfig(
     dim=16, conv_width=12, texture_width=5, vit_width=8, text_width=10, num_classes=4, dropout=0.2
 )
 RECIPE = replace(default(smoke=True), dim=16, batch_size=6, teachers=3, captions=1, added_texts=4)
-PICTURES = [Picture(i, i, None, (f"caption {i}",), {}, frozenset()) for i in range(13)]  # type: ignore[arg-type]
-TEXT_ROWS = {f"caption {i}": i for i in range(13)} | {f"phrase {i}": 13 + i for i in range(20)}
+NAMES = ("cat", "dog", "sun")
+
+
+def held_by(i: int) -> frozenset[str]:
+    """Of the thirteen pictures the last three were never searched for anything."""
+    return frozenset({NAMES[i % 3], "sun"}) if i < 10 else frozenset()
+
+
+PICTURES = [Picture(i, i, None, (f"caption {i}",), {}, held_by(i)) for i in range(13)]  # type: ignore[arg-type]
+TEXT_ROWS = {f"caption {i}": i for i in range(13)} | {f"phrase {i}": 13 + i for i in range(17)}
+TEXT_ROWS |= {name: 30 + n for n, name in enumerate(NAMES)}
 RESAMPLE = torch.eye(4)[None]
 
 
@@ -66,11 +77,20 @@ def test_batches_have_each_picture_with_its_own_captions(summaries: dict[str, Te
         for b, row in enumerate(asked.texts.tolist()):
             views = summaries["cells"][:, row]
             assert (asked.summary["cells"][b] == views).all(1).any(), "another picture than the caption's"
+            assert asked.searched[b] == (row < 10)
+            assert {NAMES[c] for c in asked.held[b].nonzero()[:, 0].tolist()} == held_by(row)
+        assert asked.names.tolist() == [30, 31, 32]
         seen += asked.texts.tolist()
     assert len(seen) == 2 * 2 * 6
     assert len(set(seen[:12])) == 12
     again = SummarySampler(PICTURES, summaries, TEXT_ROWS, RECIPE, seed=5)
     assert [row for _, asked in again.batches(2) for row in asked.texts.tolist()] == seen
+
+
+def test_a_fold_is_never_drawn(summaries: dict[str, Tensor]) -> None:
+    sampler = SummarySampler(PICTURES, summaries, TEXT_ROWS, RECIPE, seed=5, fold=1)
+    seen = {row for _, asked in sampler.batches(20) for row in asked.texts.tolist()}
+    assert seen == {row for row in range(13) if row % 3 != 1}
 
 
 def test_mixtures_lie_between_two_pictures_of_the_batch(summaries: dict[str, Tensor]) -> None:
@@ -100,6 +120,40 @@ def test_teachers_say_the_mean_of_what_each_says(summaries: dict[str, Tensor], t
     assert not any(p.requires_grad for p in teachers.parameters())
 
 
+def test_of_each_picture_the_teacher_is_asked_who_never_saw_it(
+    summaries: dict[str, Tensor], table: Tensor
+) -> None:
+    torch.manual_seed(3)
+    teachers = Teachers([Teacher(CONFIG, RECIPE) for _ in range(3)])
+    rows = [7, 5, 6, 1]
+    summary = {name: value[0][rows] for name, value in summaries.items()}
+    found = teachers.unseeing(summary, table, torch.tensor(rows))
+    for b, fold in enumerate((1, 2, 0, 1)):
+        said = teachers.members[fold].cosines(summary, table)[b]  # type: ignore[operator]
+        torch.testing.assert_close(found[b], said.detach())
+
+
+def test_one_teacher_is_refused(summaries: dict[str, Tensor], table: Tensor) -> None:
+    with pytest.raises(DataError, match=r"teachers 1.*at least 2"):
+        train_teachers(
+            CONFIG, PICTURES, summaries, table, TEXT_ROWS, replace(RECIPE, teachers=1), lambda e: None
+        )
+
+
+def test_names_are_learned_on_searched_pictures_alone(summaries: dict[str, Tensor], table: Tensor) -> None:
+    torch.manual_seed(6)
+    teacher = Teacher(CONFIG, RECIPE).eval()
+    asked = next(SummarySampler(PICTURES, summaries, TEXT_ROWS, RECIPE, seed=5).batches(1))[1]
+    searched = asked.searched
+    assert 0 < int(searched.sum()) < 6
+    scales = teacher.log_scales.exp()
+    cosines = teacher.cosines(asked.summary, table)
+    own = torch.eye(6, dtype=torch.bool)
+    names = info_nce(scales[1] * cosines[searched][:, asked.names], asked.held[searched])
+    expected = info_nce(scales[0] * cosines[:, asked.texts], own) + RECIPE.name_weight * names
+    torch.testing.assert_close(teacher.loss(asked, table), expected)
+
+
 def test_teachers_learn_their_pictures_and_the_copy_learns_the_teachers(
     summaries: dict[str, Tensor], table: Tensor
 ) -> None:
@@ -107,7 +161,7 @@ def test_teachers_learn_their_pictures_and_the_copy_learns_the_teachers(
     recipe = replace(RECIPE, teacher_epochs=40, copy_epochs=150, learning_rate=3e-3, averaging=0.9)
     losses: list[dict[str, float]] = []
     teachers = train_teachers(CONFIG, PICTURES, summaries, table, TEXT_ROWS, recipe, losses.append)
-    assert [entry["teacher"] for entry in losses[:: 2 * 40]] == [1, 2, 3]
+    assert [entry["teacher"] for entry in losses[::40]] == [1, 2, 3]
     summary = {name: value[0] for name, value in summaries.items()}
     said = teachers.cosines(summary, table[:13])
     assert (said.argmax(0) == torch.arange(13)).float().mean() > 0.7

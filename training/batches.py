@@ -43,15 +43,16 @@ class PictureFeatures:
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """B pictures with a caption or more each, and up to M texts per picture that its attention is held to.
+    """B pictures with a caption or more each; up to M texts per picture that its attention is held to.
 
-    captions: rows of the text table; owners: caption n belongs to picture owners[n]; texts: rows for
-    [b, m], 0 on padding;
-    cover: share of region r inside the boxes of text [b, m]; present: it has boxes in this view;
-    absent: it is a category that the picture lacks. Padding is neither.
+    rows: the pictures' places among all records (training.data.Picture)
+    captions: rows of the text table; owners: caption n belongs to picture owners[n]
+    texts: rows for [b, m], 0 on padding; cover: share of region r inside the boxes of text [b, m]
+    present: it has boxes in this view; absent: it is a category that the picture lacks. Padding is neither.
     """
 
     pictures: PictureFeatures
+    rows: Int[Tensor, " B"]
     captions: Int[Tensor, " N"]
     owners: Int[Tensor, " N"]
     texts: Int[Tensor, "B M"]
@@ -163,6 +164,7 @@ class Sampler:
         device = self.device
         return Batch(
             inputs,
+            torch.tensor([picture.row for picture in pictures], device=device),
             rows.to(device),
             owners.to(device),
             texts.to(device),
@@ -177,9 +179,8 @@ class Sampler:
         """Texts with the cells their boxes cover, and categories the picture lacks with None."""
         view = self.features[number].views[picture.row]
         held: list[tuple[str, Float[np.ndarray, "H W"] | None]] = []
-        boxes = {**picture.spoken, **picture.places}
         for text in self._named(picture):
-            cells = cell_cover([view.place(box) for box in boxes[text]], grid)
+            cells = cell_cover([view.place(box) for box in picture.places[text]], grid)
             if cells.sum() >= MIN_COVER:
                 held.append((text, cells))
         # Without categories the picture was never searched for any: nothing is known to be absent.
@@ -190,14 +191,12 @@ class Sampler:
         return held
 
     def _named(self, picture: Picture) -> list[str]:
-        """`recipe.region_texts` texts with boxes. Phrases are rare, so most of them come each time;
-        categories come before what captions say."""
+        """`recipe.region_texts` texts with boxes. Phrases are rare, so most of them come each time."""
         phrases = [text for text in picture.places if text not in picture.categories]
         categories = [text for text in picture.places if text in picture.categories]
-        spoken = list(picture.spoken)
-        for texts in (phrases, categories, spoken):
-            self.rng.shuffle(texts)
+        self.rng.shuffle(phrases)
+        self.rng.shuffle(categories)
         most = self.recipe.region_texts
         first, then = most * 3 // 8, most // 2
-        ordered = phrases[:first] + categories[:then] + phrases[first:] + spoken + categories[then:]
+        ordered = phrases[:first] + categories[:then] + phrases[first:] + categories[then:]
         return ordered[:most]

@@ -52,10 +52,11 @@ RefCOCOS. Left out: the sample photos that xattn shows, every photo of the `dev`
 {num_held_out} photos on which the probabilities were calibrated.
 
 The pooled embedding and the text head copy the mean of {teachers} teachers of the same form, trained from
-other seeds by symmetric InfoNCE over all pairs of a batch. Regions and cross-attention: the same loss over
-what the attention reads, over its mean with the pooled cosines, and over how little attention goes to null;
-attention held to the boxes of categories, of phrases, and of what captions name; attention held to null for
-absent categories.
+other seeds, each without a fold of the pictures, by symmetric InfoNCE over all pairs of pictures and
+captions of a batch, and of pictures and names of categories. Regions and cross-attention: the same loss
+over what the attention reads, over its mean with the pooled cosines of the teacher that never saw the
+picture, and over how little attention goes to null; attention held to the boxes of categories and of
+phrases; attention held to null for absent categories.
 
     python -m training {name} --data DIR --out DIR
 

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from training.spoken import named_in_captions
 from xattn.errors import DataError
 
 RelativeBox = tuple[float, float, float, float]
@@ -23,7 +22,6 @@ class Picture:
     captions:   may be empty
     places:     category or phrase → the boxes it names
     categories: those present; empty where the photo was never searched for them
-    spoken:     noun phrase of a caption → the boxes of the category it names (training.spoken)
     """
 
     id: int
@@ -32,7 +30,6 @@ class Picture:
     captions: tuple[str, ...]
     places: Mapping[str, tuple[RelativeBox, ...]]
     categories: frozenset[str]
-    spoken: Mapping[str, tuple[RelativeBox, ...]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,11 +51,7 @@ class Dataset:
     @property
     def texts(self) -> list[str]:
         """Every caption, phrase and category, sorted."""
-        texts = {
-            text
-            for picture in self.pictures
-            for text in (*picture.captions, *picture.places, *picture.spoken)
-        }
+        texts = {text for picture in self.pictures for text in (*picture.captions, *picture.places)}
         return sorted(texts.union(self.categories))
 
 
@@ -99,7 +92,6 @@ def _picture(record: Mapping[str, Any], row: int, directory: Path) -> Picture:
         x1, y1, x2, y2 = (float(side) for side in box)
         places.setdefault(text, []).append((x1, y1, x2, y2))
     categories = frozenset(name for name, _ in named)
-    spoken = named_in_captions(record["captions"], categories)
     return Picture(
         id=int(record["id"]),
         row=row,
@@ -107,7 +99,6 @@ def _picture(record: Mapping[str, Any], row: int, directory: Path) -> Picture:
         captions=tuple(record["captions"]),
         places={text: tuple(boxes) for text, boxes in places.items()},
         categories=categories,
-        spoken={text: tuple(places[name]) for text, name in spoken.items() if text not in places},
     )
 
 

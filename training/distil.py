@@ -5,6 +5,11 @@ differently: the mean of their cosines ranks better than any one of them. The mo
 copies this mean (Hinton et al. 2015), so the ensemble costs nothing when pictures are encoded. A copy can
 be asked about anything, also where nobody knows the right answer: pictures here are mixtures of two, and
 texts are drawn from the whole data set ("A good teacher is patient and consistent", Beyer et al. 2022).
+
+Teachers learn from captions and from names of categories, which are as short as what people type. Each
+trains without a fold of the pictures of its own. What it says of those is what a pooled embedding says of
+pictures it never saw, mistakes included, and from these the second stage learns to correct the first
+(stacking: Wolpert 1992).
 """
 
 from __future__ import annotations
@@ -12,10 +17,10 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from training.batches import drawn_captions, gather
@@ -25,6 +30,7 @@ from training.fit import OnStep, fit
 from training.recipes import Recipe
 from xattn.encoders.fusion import FusionConfig, Pooling
 from xattn.encoders.text import TextHead
+from xattn.errors import DataError
 from xattn.losses import info_nce
 
 Summary = Mapping[str, Float[Tensor, "B W"]]
@@ -37,11 +43,19 @@ WHOLE_SHARE = 0.5
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """Summaries of B pictures; rows of N texts; owners: text n belongs to picture owners[n], -1 to none."""
+    """B pictures and what is asked about them.
+
+    texts: rows of the text table; owners: text n belongs to picture owners[n], -1 to none
+    names: rows of C names of categories; held: of which a picture holds one; searched: False for pictures
+    of which that is not known
+    """
 
     summary: Summary
     texts: Int[Tensor, " N"]
     owners: Int[Tensor, " N"]
+    names: Int[Tensor, " C"]
+    held: Bool[Tensor, "B C"]
+    searched: Bool[Tensor, " B"]
 
 
 @torch.inference_mode()
@@ -63,7 +77,8 @@ def summarise(
 class SummarySampler:
     """Draws batches of summaries; the same seed and calls give the same batches.
 
-    pictures: those to train on, in the order of `summaries`; text_rows: text → row of the table
+    pictures: those to train on, in the order of `summaries`; text_rows: text → row of the table; fold: of
+    pictures that are never drawn
     """
 
     def __init__(
@@ -73,22 +88,29 @@ class SummarySampler:
         text_rows: Mapping[str, int],
         recipe: Recipe,
         seed: int,
+        fold: int | None = None,
     ) -> None:
         self.pictures = pictures
+        self.drawn = [n for n, picture in enumerate(pictures) if picture.row % recipe.teachers != fold]
         self.summaries = summaries
         self.text_rows = text_rows
         self.recipe = recipe
         self.rng = random.Random(seed)
         self.num_views = len(next(iter(summaries.values())))
         self.device = next(iter(summaries.values())).device
+        categories = sorted(frozenset[str]().union(*(picture.categories for picture in pictures)))
+        self.names = torch.tensor([text_rows[name] for name in categories], device=self.device).long()
+        held = [[name in picture.categories for name in categories] for picture in pictures]
+        self.held = torch.tensor(held, dtype=torch.bool, device=self.device)
 
     @property
     def steps_per_epoch(self) -> int:
-        return len(self.pictures) // self.recipe.batch_size
+        """Batches are full, unless all pictures together are fewer than one."""
+        return max(1, len(self.drawn) // self.recipe.batch_size)
 
     def batches(self, epochs: int) -> Iterator[tuple[int, Asked]]:
         """(epoch, batch): pictures in random views with captions of theirs."""
-        order = list(range(len(self.pictures)))
+        order = list(self.drawn)
         size = self.recipe.batch_size
         for epoch in range(1, epochs + 1):
             self.rng.shuffle(order)
@@ -99,24 +121,23 @@ class SummarySampler:
         """The same, but half of the pictures are mixed with another, and texts of no picture are added."""
         every_row = sorted(self.text_rows.values())
         for epoch, asked in self.batches(epochs):
-            size = self.recipe.batch_size
+            size = len(asked.searched)
             own = [1.0 if self.rng.random() < WHOLE_SHARE else self.rng.random() for _ in range(size)]
             share = torch.tensor(own, device=self.device)[:, None]
             other = self.rng.sample(range(size), size)
             summary = {name: torch.lerp(v[other], v, share) for name, v in asked.summary.items()}
             added = torch.tensor(self.rng.choices(every_row, k=self.recipe.added_texts), device=self.device)
             nobody = added.new_full(added.shape, -1)
-            yield (
-                epoch,
-                Asked(summary, torch.cat([asked.texts, added]), torch.cat([asked.owners, nobody])),
-            )
+            texts, owners = torch.cat([asked.texts, added]), torch.cat([asked.owners, nobody])
+            yield epoch, replace(asked, summary=summary, texts=texts, owners=owners)
 
     def _batch(self, indices: Sequence[int]) -> Asked:
         views = [self.rng.randrange(self.num_views) for _ in indices]
         summary = {name: value[views, list(indices)] for name, value in self.summaries.items()}
         pictures = [self.pictures[index] for index in indices]
         rows, owners = drawn_captions(pictures, self.text_rows, self.recipe.captions, self.rng)
-        return Asked(summary, rows.to(self.device), owners.to(self.device))
+        held = self.held[list(indices)]
+        return Asked(summary, rows.to(self.device), owners.to(self.device), self.names, held, held.any(1))
 
 
 class Teacher(nn.Module):
@@ -126,21 +147,29 @@ class Teacher(nn.Module):
         super().__init__()
         self.pooling = Pooling(config)
         self.head = TextHead(config.text_width, config.dim, config.dropout)
-        self.log_scale = nn.Parameter(torch.tensor(math.log(recipe.initial_scale)))
+        # One temperature for captions, one for names, as its logarithm.
+        self.log_scales = nn.Parameter(torch.full((2,), math.log(recipe.initial_scale)))
         self.max_scale = recipe.max_scale
+        self.name_weight = recipe.name_weight
 
     def cosines(self, summary: Summary, texts: Float[Tensor, "N W"]) -> Float[Tensor, "B N"]:
         return self.pooling.embed(summary) @ self.head(texts).T
 
     def loss(self, asked: Asked, table: Float[Tensor, "M W"]) -> Float[Tensor, ""]:
-        """InfoNCE over all pairs."""
-        cosines = self.cosines(asked.summary, table[asked.texts])
+        """InfoNCE over all pairs of pictures and captions, and of searched pictures and names."""
+        scales = self.log_scales.exp().clamp(max=self.max_scale)
+        cosines = self.cosines(asked.summary, table[torch.cat([asked.texts, asked.names])])
+        captions, names = cosines.split([len(asked.texts), len(asked.names)], 1)
         matches = asked.owners == torch.arange(len(cosines), device=asked.owners.device)[:, None]
-        return info_nce(self.log_scale.exp().clamp(max=self.max_scale) * cosines, matches)
+        named = info_nce(scales[1] * names[asked.searched], asked.held[asked.searched])
+        return info_nce(scales[0] * captions, matches) + self.name_weight * named
 
 
 class Teachers(nn.Module):
-    """What they say together is the mean of their cosines. In eval mode, their weights frozen."""
+    """What they say together is the mean of their cosines. In eval mode, their weights frozen.
+
+    Teacher k never saw the pictures of fold k: those whose row is k modulo the number of teachers.
+    """
 
     def __init__(self, teachers: Sequence[Teacher]) -> None:
         super().__init__()
@@ -151,6 +180,19 @@ class Teachers(nn.Module):
     def cosines(self, summary: Summary, texts: Float[Tensor, "N W"]) -> Float[Tensor, "B N"]:
         said = [member.cosines(summary, texts) for member in self.members]  # type: ignore[operator]
         return torch.stack(said).mean(0)
+
+    @torch.no_grad()
+    def unseeing(
+        self, summary: Summary, texts: Float[Tensor, "N W"], picture_rows: Int[Tensor, " B"]
+    ) -> Float[Tensor, "B N"]:
+        """Of each picture the cosines that the teacher says who never saw it."""
+        folds = picture_rows % len(self.members)
+        said = torch.zeros(len(folds), len(texts), device=texts.device)
+        for fold in folds.unique().tolist():
+            rows = folds == fold
+            own = {name: value[rows] for name, value in summary.items()}
+            said[rows] = self.members[fold].cosines(own, texts)
+        return said
 
 
 def train_teachers(
@@ -164,12 +206,16 @@ def train_teachers(
 ) -> Teachers:
     """`recipe.teachers` of them. log: called with `teacher`, `step`, `epoch`, `steps`, `loss`.
 
-    Raises DataError if a loss is no longer a number.
+    Raises DataError for fewer than two, as one would have no picture left, and if a loss is no longer a
+    number.
     """
+    if recipe.teachers < 2:
+        raise DataError(f"teachers {recipe.teachers}: expected at least 2, as each leaves out a fold")
     trained = []
     for number in range(recipe.teachers):
         teacher = Teacher(config, recipe).to(table.device).train()
-        sampler = SummarySampler(pictures, summaries, text_rows, recipe, recipe.seed + 1 + number)
+        seed = recipe.seed + 1 + number
+        sampler = SummarySampler(pictures, summaries, text_rows, recipe, seed, fold=number)
 
         def measure(asked: Asked, teacher: Teacher = teacher) -> tuple[Tensor, dict[str, float]]:
             return teacher.loss(asked, table), {}
@@ -194,7 +240,7 @@ def copy_loss(
     table: Float[Tensor, "M W"],
 ) -> Float[Tensor, ""]:
     """Mean square of the differences between all cosines of a copy and of its teachers."""
-    texts = table[asked.texts]
+    texts = table[torch.cat([asked.texts, asked.names])]
     cosines = pooling.embed(asked.summary) @ head(texts).T
     return (cosines - teachers.cosines(asked.summary, texts)).square().mean()
 

@@ -3,11 +3,11 @@
 A cache directory holds, for each split and view, memory-mapped arrays with one row per record:
 
     {split}_{view}_cells.npy     float16 [records, 144, 1280]  what `TowerFeatures` says under these names
-    {split}_{view}_textures.npy  float16 [records, 196, 120]
-    {split}_{view}_tokens.npy    float16 [records, 197, 384]
-    {split}_{view}_early.npy     float16 [records, 197, 384]
+    {split}_{view}_textures.npy  float16 [records, 300, 120]
+    {split}_{view}_tokens.npy    float16 [records, 301, 384]
+    {split}_{view}_early.npy     float16 [records, 301, 384]
     {split}_{view}_prior.npy     float16 [records, 145, 384]
-    {split}_{view}_colors.npy    float16 [records, 196, 6]
+    {split}_{view}_colors.npy    float16 [records, 300, 6]
     {split}_{view}_grid.npy      int16 [records, 2]            (H, W) of the regions; (0, 0): not done yet
     {split}.json                 of which pictures and towers they are
 
@@ -68,8 +68,8 @@ def cached_features(
 ) -> list[ViewFeatures]:
     """Features of the dataset's pictures in views 0 … num_views - 1, computed where not yet kept.
 
-    progress: called after each picture and view, also for those already kept. Takes about 100 ms per
-    picture and view on two cores, 880 kB of disk each.
+    progress: called after each picture and view, also for those already kept. Takes about 150 ms per
+    picture and view on two cores, 1.1 MB of disk each.
     Raises DataError if the directory holds features of other pictures or towers, ImageError if a picture
     cannot be read.
     """

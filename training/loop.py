@@ -26,9 +26,8 @@ class Losses:
     """The addends of one step's loss, before their weights.
 
     copied: how far the pooled cosines are from the teachers' (training.distil); attended, joint: InfoNCE
-    over the cosines of the cross-attention, and over their mean with the pooled ones; presence: InfoNCE
-    over how little attention goes to null; boxes, absent: where the attention of phrases and categories
-    lies.
+    over the cosines of the cross-attention, and over their mean with the teachers'; presence: InfoNCE over
+    how little attention goes to null; boxes, absent: where the attention of phrases and categories lies.
     """
 
     copied: Float[Tensor, ""]
@@ -70,18 +69,19 @@ class Objective(nn.Module):
 
     def forward(self, batch: Batch, asked: Asked, teachers: Teachers) -> Losses:
         given = batch.pictures
-        regions, pooled = given.fused(self.fusion)
+        regions = self.fusion.regions(given.features, given.resample)
         used = batch.present | batch.absent
         rows = torch.cat([batch.captions, batch.texts[used]])
         captions, held = self.head(self.table[rows]).split([len(batch.captions), int(used.sum())])
 
         scales = self.log_scales.exp().clamp(max=self.max_scale)
-        matches = batch.owners == torch.arange(len(pooled), device=batch.owners.device)[:, None]
+        matches = batch.owners == torch.arange(len(regions), device=batch.owners.device)[:, None]
         read = self.attention(regions, captions, given.mask)
         attended = torch.einsum("bnd,nd->bn", F.normalize(read.output, dim=-1), captions)
-        cosines = pooled @ captions.T
-        # Detached: the second stage learns what the first gets wrong, and the first stays a copy.
-        joint = (cosines.detach() + attended) / 2
+        # The second stage learns what the first gets wrong. On pictures that it was trained on the first
+        # gets nothing wrong, so teachers are asked who never saw them.
+        summary = self.fusion.pooling.summary(given.features, given.resample, given.mask)
+        joint = (teachers.unseeing(summary, self.table[batch.captions], batch.rows) + attended) / 2
         weights, null_weights = self._own_weights(regions, given.mask, batch, held)
         return Losses(
             copied=copy_loss(self.fusion.pooling, self.head, teachers, asked, self.table),

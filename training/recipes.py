@@ -20,7 +20,8 @@ class Recipe:
                       teacher_epochs
     copy_epochs:      of copying alone, before regions are trained; copy_weight: of the copy's loss, also
                       while they are
-    added_texts:      that the copy is asked about, beside the batch's captions
+    added_texts:      that the copy is asked about, beside the batch's captions and all names
+    name_weight:      of the teachers' loss on names of categories, beside captions, which weigh 1
     epochs:           of training regions and attention
     averaging:        the model is the running mean of the weights, of which each step keeps so much
     learned_share:    how large what training starts from random is, beside what is aligned already
@@ -51,7 +52,8 @@ class Recipe:
     copy_epochs: int = 30
     copy_weight: float = 100.0
     added_texts: int = 200
-    epochs: int = 16
+    name_weight: float = 0.1
+    epochs: int = 12
     batch_size: int = 96
     learning_rate: float = 1e-3
     weight_decay: float = 0.2
@@ -70,7 +72,7 @@ class Recipe:
     absent_weight: float = 1.0
     held_out: int = 96
     matched_share: float = 0.1
-    pooled_weight: float = 0.5
+    pooled_weight: float = 0.7
     bank_size: int = 1000
     bank_scale: float = 10.0
     max_pictures: int | None = None
