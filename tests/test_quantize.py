@@ -44,7 +44,7 @@ def test_zero_rows_stay_zero() -> None:
 
 def test_state_round_trip_keeps_names_shapes_and_small_tensors() -> None:
     state = {
-        "big.weight": torch.randn(300, 300),
+        "big.weight": torch.randn(400, 400),
         "small.weight": torch.randn(4, 5),
         "norm.bias": torch.randn(400),
         "steps": torch.tensor(7),
