@@ -46,8 +46,7 @@ class Asked:
     """B pictures and what is asked about them.
 
     texts: rows of the text table; owners: text n belongs to picture owners[n], -1 to none
-    names: rows of C names of categories; held: of which a picture holds one; searched: False for pictures
-    of which that is not known
+    names: rows of C names of categories; held: of which a picture holds one
     """
 
     summary: Summary
@@ -55,7 +54,11 @@ class Asked:
     owners: Int[Tensor, " N"]
     names: Int[Tensor, " C"]
     held: Bool[Tensor, "B C"]
-    searched: Bool[Tensor, " B"]
+
+    @property
+    def searched(self) -> Bool[Tensor, " B"]:
+        """False for pictures of which it is not known what they hold."""
+        return self.held.any(1)
 
 
 @torch.inference_mode()
@@ -121,7 +124,7 @@ class SummarySampler:
         """The same, but half of the pictures are mixed with another, and texts of no picture are added."""
         every_row = sorted(self.text_rows.values())
         for epoch, asked in self.batches(epochs):
-            size = len(asked.searched)
+            size = len(asked.held)
             own = [1.0 if self.rng.random() < WHOLE_SHARE else self.rng.random() for _ in range(size)]
             share = torch.tensor(own, device=self.device)[:, None]
             other = self.rng.sample(range(size), size)
@@ -137,7 +140,7 @@ class SummarySampler:
         pictures = [self.pictures[index] for index in indices]
         rows, owners = drawn_captions(pictures, self.text_rows, self.recipe.captions, self.rng)
         held = self.held[list(indices)]
-        return Asked(summary, rows.to(self.device), owners.to(self.device), self.names, held, held.any(1))
+        return Asked(summary, rows.to(self.device), owners.to(self.device), self.names, held)
 
 
 class Teacher(nn.Module):

@@ -51,7 +51,7 @@ CONV_STAGE = 3
 """Of the convolutional net's five, the one whose map is kept as textures: stride 16."""
 VIT_BLOCK = 8
 """Of the ViT's twelve, counted from 0, the one whose tokens are kept beside the last."""
-# As many patches as one photo may take time: 1.5 times that of OpenCLIP's ViT-B/32. What is smaller than a
+# About as many as fit 1.5 times the time of OpenCLIP's ViT-B/32 per photo. What is smaller than a
 # patch is found by luck alone, and two fifths of what people box is smaller than six of these.
 SHAPES = (
     Shape(grid=(15, 20), vit=(210, 280), conv=(320, 448)),
