@@ -18,7 +18,10 @@ def main() -> int:
 
     # After the arguments: it takes seconds, and help and mistakes need none of it.
     from xattn.errors import XattnError
+    from xattn.memory import keep_freed_memory
     from xattn.ui import launch
+
+    keep_freed_memory()
 
     try:
         launch(

@@ -26,6 +26,7 @@ from rich.console import Console
 from rich.table import Table
 
 from xattn.engine import Engine, open_index
+from xattn.memory import keep_freed_memory
 from xattn.model import XAttnModel
 from xattn.ui.samples import PROJECT_DIR, Samples
 
@@ -76,6 +77,7 @@ def main(name: str, summary: str, measure: Callable[[Path], Result]) -> None:
 
     measure: is given the folder for results, which exists.
     """
+    keep_freed_memory()  # as all programs of xattn do
     parser = argparse.ArgumentParser(prog=f"python -m benchmarks.{name}", description=summary)
     parser.add_argument("--out", type=Path, default=RESULTS, metavar="DIR", help="folder for the results")
     out: Path = parser.parse_args().out

@@ -12,13 +12,16 @@ from io import TextIOWrapper
 # Each defines its commands; help lists them in this order.
 from xattn.cli import search, models, exchange, training  # noqa: F401
 from xattn.cli.common import app
+
 # isort: on
+from xattn.memory import keep_freed_memory
 
 __all__ = ["app", "main"]
 
 
 def main() -> None:
     """The entry point of `xattn` and `python -m xattn`."""
+    keep_freed_memory()
     if isinstance(sys.stdout, TextIOWrapper):
         # What the output's encoding lacks, as in a file's name, is no reason to fail.
         sys.stdout.reconfigure(errors="backslashreplace")

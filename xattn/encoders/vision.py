@@ -24,6 +24,7 @@ from torch.nn import functional as F
 from xattn.encoders.base import Frames, VisionEncoder
 from xattn.encoders.folding import fold_batch_norms
 from xattn.encoders.fusion import Fusion, FusionConfig, TowerFeatures, patch_colors, upsampling
+from xattn.encoders.prepacked import prepack_linears
 from xattn.types import RegionGrid, Size
 
 PATCH = 14
@@ -91,7 +92,8 @@ class HybridEncoder(VisionEncoder):
         self.dim = config.fusion.dim
         self.conv = fold_batch_norms(timm.create_model(config.conv, pretrained=False).eval())
         self.conv.to(memory_format=torch.channels_last)  # halves its time on a CPU
-        self.vit = timm.create_model(config.vit, pretrained=False, num_classes=0, dynamic_img_size=True)
+        vit = timm.create_model(config.vit, pretrained=False, num_classes=0, dynamic_img_size=True)
+        self.vit = prepack_linears(vit)
         self.fusion = Fusion(config.fusion)
 
     def preprocess(self, picture: Image.Image) -> Frames:
