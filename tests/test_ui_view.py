@@ -1,70 +1,26 @@
-"""What is behind the page, without a browser: what it says, draws, prepares and refuses."""
+"""What the page shows of a hit: its choices, the photo with its maps, and the words beside it."""
 
-import ast
-import json
 import re
-import socket
-import subprocess
-import sys
-import threading
-import time
 from dataclasses import replace
 from pathlib import Path
 
-import gradio as gr
 import numpy as np
 import pytest
 from PIL import Image
 
 from tests.color_model import COLORS, color_model, paint
+from tests.ui_samples import GRID, renderer_fixture, samples_fixture  # noqa: F401  fixtures
 from xattn import overlay
-from xattn.engine import open_index
-from xattn.errors import ImageError, QueryError, StoreError, XattnError
+from xattn.errors import ImageError, QueryError
 from xattn.types import Grounding, Phrase
-from xattn.ui import launch, snippets
-from xattn.ui.backend import Backend, NotReady, Status
-from xattn.ui.page import build
+from xattn.ui import snippets
+from xattn.ui.backend import Status
 from xattn.ui.render import LARGE_SIDE, MISSING, Renderer
-from xattn.ui.samples import Credit, Samples
-from xattn.ui.server import running
+from xattn.ui.samples import Credit
 from xattn.ui.view import ALL, WHOLE, Look, View
-from xattn.ui.viewer import guarded
 
-ROOT = Path(__file__).resolve().parents[1]
-GRID = (5, 7)
 PLAIN = Look(opacity=0.0, boxes=False)
 EVIL = "<script>alert(1)</script>\"'&"
-
-
-@pytest.fixture(scope="module")
-def model():
-    return color_model()
-
-
-@pytest.fixture
-def samples(tmp_path) -> Samples:
-    """Three photos with credits and queries, as in data/samples."""
-    folder = tmp_path / "samples"
-    (folder / "photos").mkdir(parents=True)
-    paint(GRID, "blue", {(1, 4): "red"}).save(folder / "photos" / "a.png")
-    paint((7, 5), "green", {(6, 2): "yellow"}).save(folder / "photos" / "b.png")
-    paint((6, 6), "gray").save(folder / "photos" / "c.png")
-    credit = Credit("A red spot", "CC BY 2.0", "https://license.test/", "https://photo.test/")
-    (folder / "credits.json").write_text(json.dumps([{"file": "a.png", "coco_id": 1, **credit._asdict()}]))
-    (folder / "queries.json").write_text(json.dumps([{"query": "a red spot", "relevant": ["a.png"]}]))
-    return Samples(folder, tmp_path / "cache")
-
-
-@pytest.fixture
-def renderer(tmp_path) -> Renderer:
-    return Renderer(tmp_path / "overlays")
-
-
-def prepared(backend: Backend) -> Backend:
-    backend.start()
-    assert backend._thread is not None
-    backend._thread.join(timeout=60)
-    return backend
 
 
 def view_of(path: Path, texts: list[str]) -> View:
@@ -289,207 +245,3 @@ def test_a_poor_best_match_is_called_nothing():
     assert "Probably nothing" in snippets.summary("x", [0.2, 0.01], 9, 0.01, 0.3)
     assert "Probably nothing" not in snippets.summary("x", [0.2, 0.01], 9, 0.01, 0.1)
     assert "no pictures yet" in snippets.summary("x", [], 0, 0.01, 0.1)
-
-
-# --- the engine behind the page -------------------------------------------------------------------------
-
-
-def test_samples_are_indexed_once(samples, monkeypatch):
-    encoded = []
-    model = color_model()
-    encode = model.encode_frames
-    monkeypatch.setattr(
-        model, "encode_frames", lambda frames: encoded.append(len(frames)) or encode(frames)
-    )
-    seen: list[Status] = []
-    first = Backend(None, model, samples)
-    first.start(seen.append)
-    first._thread.join(60)
-    assert seen[-1].stage == "ready"
-    assert [status.done for status in seen if status.total] == [1, 2, 3]
-    assert sum(encoded) == 3
-    assert first.search("a red spot", 1)[0].path == samples.photos / "a.png"
-    first.close()
-
-    second = prepared(Backend(None, model, samples))
-    assert second.num_pictures() == 3
-    assert sum(encoded) == 3
-    second.close()
-
-
-def test_another_model_gets_an_index_of_its_own(samples, model):
-    prepared(Backend(None, model, samples)).close()
-    other = prepared(Backend(None, color_model(null_value=-0.8), samples))
-    assert other.status.stage == "ready"
-    assert other.num_pictures() == 3
-    other.close()
-    assert len(list(samples.index_root.iterdir())) == 2
-
-
-def test_an_unusable_index_of_the_samples_is_made_again(samples, model):
-    index_dir = samples.index_dir(model.fingerprint)
-    open_index(index_dir, color_model(null_value=-0.8)).close()  # IndexMismatch for `model`
-    backend = prepared(Backend(None, model, samples))
-    assert backend.num_pictures() == 3
-    backend.close()
-
-
-def test_an_index_of_another_model_is_refused_and_kept(tmp_path, model, samples):
-    index_dir = tmp_path / "own"
-    with open_index(index_dir, color_model(null_value=-0.8)) as engine:
-        engine.add(samples.photos)
-    backend = prepared(Backend(index_dir, model))
-    assert backend.status.stage == "failed"
-    with pytest.raises(NotReady, match="model"):
-        backend.search("red", 1)
-    backend.close()
-    with open_index(index_dir, color_model(null_value=-0.8)) as engine:
-        assert len(engine) == 3
-
-
-def test_missing_samples_and_models_are_told(tmp_path, model):
-    backend = prepared(Backend(None, model, Samples(tmp_path / "none", tmp_path / "cache")))
-    assert "xattn index FOLDER" in backend.status.message
-    backend = prepared(Backend(None, str(tmp_path / "no-model")))
-    assert backend.status.stage == "failed"
-    assert "no-model" in backend.status.message
-
-
-def test_before_it_is_ready_it_says_so(samples, model):
-    with pytest.raises(NotReady, match="Loading the model"):
-        Backend(None, model, samples).search("red", 1)
-
-
-def test_closing_stops_the_indexing_and_keeps_what_was_done(samples):
-    model = color_model()
-    backend = Backend(None, model, samples)
-    reached = threading.Event()
-
-    def stop_at_first(status: Status) -> None:
-        if status.total and not reached.is_set():
-            reached.set()
-            backend._stop.wait(10)
-
-    backend.start(stop_at_first)
-    assert reached.wait(30)
-    backend.close()
-    assert not backend._thread.is_alive()
-    again = prepared(Backend(None, model, samples))
-    assert again.num_pictures() == 3
-    again.close()
-
-
-def test_calls_wait_for_their_turn(samples, model, monkeypatch):
-    backend = prepared(Backend(None, model, samples))
-    busy, most = [], []
-    search = backend._engine.search
-
-    def slow(text: str, k: int):
-        busy.append(text)
-        most.append(len(busy))
-        time.sleep(0.01)
-        hits = search(text, k)
-        busy.remove(text)
-        return hits
-
-    monkeypatch.setattr(backend._engine, "search", slow)
-    colors, found = ["red", "green", "gray", "yellow"] * 2, {}
-    threads = [
-        threading.Thread(target=lambda i=i, c=c: found.update({i: backend.search(c, 1)[0].path.name}))
-        for i, c in enumerate(colors)
-    ]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert max(most) == 1
-    assert [found[i] for i in range(8)] == ["a.png", "b.png", "c.png", "b.png"] * 2
-    backend.close()
-
-
-def test_real_samples_have_credits_and_queries():
-    samples = Samples()
-    photos = sorted(file.name for file in samples.photos.iterdir())
-    assert sorted(samples.credits) == photos
-    assert all(c.photo_page.startswith("https://") for c in samples.credits.values())
-    assert len(samples.queries) >= 8
-    assert samples.credit(samples.photos / photos[0]) == samples.credits[photos[0]]
-    assert samples.credit(Path("/elsewhere") / photos[0]) is None
-
-
-# --- the page -------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("problem", "told"),
-    [(QueryError("the query is empty"), "The query is empty"), (RuntimeError("secret"), "terminal")],
-)
-def test_problems_become_messages(problem, told, monkeypatch):
-    warnings = []
-    monkeypatch.setattr(gr, "Warning", lambda text, title: warnings.append(text))
-
-    @guarded
-    def handler() -> None:
-        raise problem
-
-    assert handler() == gr.skip()
-    assert len(warnings) == 1
-    assert told in warnings[0]
-    assert "secret" not in warnings[0]
-
-
-def test_uploads_reach_our_checks_unopened(samples, model, renderer, tmp_path):
-    """Gradio's own preprocessing would open the file, and raise before any handler runs."""
-    page = build(Backend(None, model, samples), renderer)
-    (upload,) = [b for b in page.blocks.values() if isinstance(b, gr.Image) and b.elem_id == "upload"]
-    fake = tmp_path / "fake.jpg"
-    fake.write_text("not a picture")
-    payload = upload.data_model(path=str(fake), orig_name="fake.jpg")
-    assert upload.preprocess(payload) == str(fake)
-    assert upload.preprocess(None) is None
-
-
-def test_nothing_is_callable_from_outside_the_page(samples, model, renderer):
-    page = build(Backend(None, model, samples), renderer)
-    assert page.fns
-    assert {fn.api_visibility for fn in page.fns.values()} == {"private"}
-
-
-def test_launch_refuses_a_missing_index(tmp_path):
-    with pytest.raises(StoreError, match="xattn index FOLDER"):
-        launch(tmp_path / "missing")
-
-
-def test_a_taken_port_is_told(samples, model):
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        taken.listen()
-        port = taken.getsockname()[1]
-        with (
-            pytest.raises(XattnError, match=f"port {port} is taken"),
-            running(Backend(None, model, samples), host="127.0.0.1", port=port),
-        ):
-            pass
-
-
-def test_app_is_thin_and_helps_at_once():
-    source = (ROOT / "app.py").read_text()
-    assert len(source.splitlines()) < 50
-    assert ast.get_docstring(ast.parse(source))
-    help_text = subprocess.run(
-        [sys.executable, "-X", "importtime", ROOT / "app.py", "--help"],
-        capture_output=True, text=True, check=True, cwd=ROOT,
-    )  # fmt: skip
-    assert "--index" in help_text.stdout
-    assert "torch" not in help_text.stderr
-    assert "gradio" not in help_text.stderr
-
-
-def test_app_ends_with_a_message_instead_of_a_trace(tmp_path):
-    ended = subprocess.run(
-        [sys.executable, ROOT / "app.py", "--index", tmp_path / "missing"],
-        capture_output=True, text=True, cwd=ROOT,
-    )  # fmt: skip
-    assert ended.returncode == 1
-    assert "there is no index at" in ended.stderr
-    assert "Traceback" not in ended.stderr
