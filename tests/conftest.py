@@ -14,7 +14,7 @@ import tests.typecheck  # noqa: F401  the hook looks its name up
 
 # Helpers beside this file whose asserts must say what they compared, as those of tests do. Fixtures that
 # several files share lie with the helpers, as NAME_fixture; a file imports those that it uses.
-pytest.register_assert_rewrite("tests.cli_runs", "tests.stores")
+pytest.register_assert_rewrite("tests.cli_runs", "tests.engine_photos", "tests.stores")
 
 # Before the first import of xattn: every annotated shape and type in it is then checked at run time.
 install_import_hook("xattn", "tests.typecheck.checked")
