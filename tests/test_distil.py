@@ -19,7 +19,9 @@ from xattn.losses import info_nce
 CONFIG = FusionConfig(
     dim=16, conv_width=12, texture_width=5, vit_width=8, text_width=10, num_classes=4, dropout=0.2
 )
-RECIPE = replace(default(smoke=True), dim=16, batch_size=6, teachers=3, captions=1, added_texts=4)
+RECIPE = replace(
+    default(smoke=True), dim=16, batch_size=6, folds=3, whole_teachers=1, captions=1, added_texts=4
+)
 NAMES = ("cat", "dog", "sun")
 
 
@@ -112,8 +114,8 @@ def test_mixtures_lie_between_two_pictures_of_the_batch(summaries: dict[str, Ten
 
 def test_teachers_say_the_mean_of_what_each_says(summaries: dict[str, Tensor], table: Tensor) -> None:
     torch.manual_seed(3)
-    members = [Teacher(CONFIG, RECIPE) for _ in range(3)]
-    teachers = Teachers(members)
+    members = [Teacher(CONFIG, 10, RECIPE) for _ in range(3)]
+    teachers = Teachers(members, 3)
     summary = {name: value[0] for name, value in summaries.items()}
     expected = (sum(m.cosines(summary, table) for m in members) / 3).detach()  # type: ignore[union-attr]
     torch.testing.assert_close(teachers.cosines(summary, table), expected)
@@ -124,7 +126,7 @@ def test_of_each_picture_the_teacher_is_asked_who_never_saw_it(
     summaries: dict[str, Tensor], table: Tensor
 ) -> None:
     torch.manual_seed(3)
-    teachers = Teachers([Teacher(CONFIG, RECIPE) for _ in range(3)])
+    teachers = Teachers([Teacher(CONFIG, 10, RECIPE) for _ in range(5)], 3)
     rows = [7, 5, 6, 1]
     summary = {name: value[0][rows] for name, value in summaries.items()}
     found = teachers.unseeing(summary, table, torch.tensor(rows))
@@ -133,16 +135,16 @@ def test_of_each_picture_the_teacher_is_asked_who_never_saw_it(
         torch.testing.assert_close(found[b], said.detach())
 
 
-def test_one_teacher_is_refused(summaries: dict[str, Tensor], table: Tensor) -> None:
-    with pytest.raises(DataError, match=r"teachers 1.*at least 2"):
+def test_one_fold_is_refused(summaries: dict[str, Tensor], table: Tensor) -> None:
+    with pytest.raises(DataError, match=r"folds 1.*at least 2"):
         train_teachers(
-            CONFIG, PICTURES, summaries, table, TEXT_ROWS, replace(RECIPE, teachers=1), lambda e: None
+            CONFIG, PICTURES, summaries, table, TEXT_ROWS, replace(RECIPE, folds=1), lambda e: None
         )
 
 
 def test_names_are_learned_on_searched_pictures_alone(summaries: dict[str, Tensor], table: Tensor) -> None:
     torch.manual_seed(6)
-    teacher = Teacher(CONFIG, RECIPE).eval()
+    teacher = Teacher(CONFIG, 10, RECIPE).eval()
     asked = next(SummarySampler(PICTURES, summaries, TEXT_ROWS, RECIPE, seed=5).batches(1))[1]
     searched = asked.searched
     assert 0 < int(searched.sum()) < 6

@@ -114,6 +114,7 @@ def _show_steps() -> Callable[[dict[str, float]], None]:
             place = f"step {entry['step']}/{entry['steps']}, epoch {entry['epoch']}"
             part = f"teacher {entry['teacher']}, " if "teacher" in entry else ""
             part = "copy, " if "copy" in entry else part
+            part = f"run {entry['run']}, " if "run" in entry else part
             print(f"{part}{place}: {', '.join(means)}, {time.monotonic() - started:.0f} s", flush=True)
 
     return show

@@ -22,22 +22,24 @@ from xattn.model import XAttnModel
 def align(model: XAttnModel, texts: Float[Tensor, "N W"], learned_share: float) -> None:
     """Sets the untrained parts of a model of xattn's own towers, in place.
 
-    texts: sentence features of the training texts; learned_share: factor of the weights that start random
+    texts: what the text head sees of the training texts; learned_share: factor of the weights that start
+    random
     """
     vision, text = towers_of(model)
     regions, pooling = vision.fusion.regions, vision.fusion.pooling
-    directions = torch.linalg.svd(texts.cpu(), full_matrices=False).Vh[: model.dim]
+    sentences = text.sentences(texts).cpu()
+    directions = torch.linalg.svd(sentences, full_matrices=False).Vh[: model.dim]
     # Fewer texts than dimensions, as in a smoke run, leave the rest of the space to chance.
     num_directions = len(directions)
 
     def turn(layer: nn.Linear) -> None:
-        layer.weight[:num_directions] = directions.to(layer.weight)
+        layer.weight[:num_directions, : directions.shape[1]] = directions.to(layer.weight)
 
     maps = {name: cast(nn.Linear, layer) for name, layer in pooling.maps.items()}
     for layer in (regions.cell_map, regions.token_map, regions.early_map, regions.texture_map):
         layer.weight *= learned_share
         layer.bias.zero_()
-    last = (regions.color_map[-1], text.head.correction[-1])
+    last = (regions.color_map[-1], text.head.correction[-1], text.head.linear)
     for layer in (*(cast(nn.Linear, layer) for layer in last), *maps.values()):
         layer.weight *= learned_share
     for layer in (regions.prior_map, text.head.linear, maps["prior"]):

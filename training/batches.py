@@ -63,8 +63,8 @@ class Batch:
 
 @torch.inference_mode()
 def text_table(text: SentenceEncoder, texts: Sequence[str], batch_size: int = 256) -> Float[Tensor, "N W"]:
-    """Unit-norm sentence features of the texts, in the order given."""
-    table = torch.zeros(len(texts), text.config.width)
+    """What the text head sees of the texts, in the order given."""
+    table = torch.zeros(len(texts), text.feature_width)
     # Of like length together, or most of what is computed is padding.
     order = sorted(range(len(texts)), key=lambda index: len(texts[index]))
     for start in range(0, len(order), batch_size):

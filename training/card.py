@@ -22,7 +22,8 @@ def model_card(recipe: Recipe, calibration: Calibration, num_pictures: int, num_
         num_pictures=num_pictures,
         num_held_out=num_held_out,
         bank_size=recipe.bank_size,
-        teachers=recipe.teachers,
+        teachers=recipe.folds + recipe.whole_teachers,
+        folds=recipe.folds,
         share=recipe.matched_share,
         **asdict(calibration),
     )
@@ -52,11 +53,11 @@ RefCOCOS. Left out: the sample photos that xattn shows, every photo of the `dev`
 {num_held_out} photos on which the probabilities were calibrated.
 
 The pooled embedding and the text head copy the mean of {teachers} teachers of the same form, trained from
-other seeds, each without a fold of the pictures, by symmetric InfoNCE over all pairs of pictures and
-captions of a batch, and of pictures and names of categories. Regions and cross-attention: the same loss
-over what the attention reads, over its mean with the pooled cosines of the teacher that never saw the
-picture, and over how little attention goes to null; attention held to the boxes of categories and of
-phrases; attention held to null for absent categories.
+other seeds, {folds} of them without a fold of the pictures each, by symmetric InfoNCE over all pairs of
+pictures and captions of a batch, and of pictures and names of categories. Regions and cross-attention: the
+same loss over what the attention reads, over its mean with the pooled cosines of the teacher that never
+saw the picture, and over how little attention goes to null; attention held to the boxes of categories and
+of phrases; attention held to null for absent categories.
 
     python -m training {name} --data DIR --out DIR
 

@@ -6,10 +6,10 @@ copies this mean (Hinton et al. 2015), so the ensemble costs nothing when pictur
 be asked about anything, also where nobody knows the right answer: pictures here are mixtures of two, and
 texts are drawn from the whole data set ("A good teacher is patient and consistent", Beyer et al. 2022).
 
-Teachers learn from captions and from names of categories, which are as short as what people type. Each
-trains without a fold of the pictures of its own. What it says of those is what a pooled embedding says of
-pictures it never saw, mistakes included, and from these the second stage learns to correct the first
-(stacking: Wolpert 1992).
+Teachers learn from captions and from names of categories, which are as short as what people type. Some
+of them train without a fold of the pictures each. What such a one says of its fold is what a pooled
+embedding says of pictures it never saw, mistakes included, and from these the second stage learns to
+correct the first (stacking: Wolpert 1992).
 """
 
 from __future__ import annotations
@@ -94,7 +94,7 @@ class SummarySampler:
         fold: int | None = None,
     ) -> None:
         self.pictures = pictures
-        self.drawn = [n for n, picture in enumerate(pictures) if picture.row % recipe.teachers != fold]
+        self.drawn = [n for n, picture in enumerate(pictures) if picture.row % recipe.folds != fold]
         self.summaries = summaries
         self.text_rows = text_rows
         self.recipe = recipe
@@ -144,12 +144,12 @@ class SummarySampler:
 
 
 class Teacher(nn.Module):
-    """One pooled head with a text head of its own."""
+    """One pooled head with a text head of its own, for texts of which so many numbers are known."""
 
-    def __init__(self, config: FusionConfig, recipe: Recipe) -> None:
+    def __init__(self, config: FusionConfig, text_width: int, recipe: Recipe) -> None:
         super().__init__()
         self.pooling = Pooling(config)
-        self.head = TextHead(config.text_width, config.dim, config.dropout)
+        self.head = TextHead(text_width, config.dim, config.dropout)
         # One temperature for captions, one for names, as its logarithm.
         self.log_scales = nn.Parameter(torch.full((2,), math.log(recipe.initial_scale)))
         self.max_scale = recipe.max_scale
@@ -171,12 +171,14 @@ class Teacher(nn.Module):
 class Teachers(nn.Module):
     """What they say together is the mean of their cosines. In eval mode, their weights frozen.
 
-    Teacher k never saw the pictures of fold k: those whose row is k modulo the number of teachers.
+    Of `folds`, teacher k never saw the pictures of fold k: those whose row is k modulo `folds`. The others,
+    behind them, saw all.
     """
 
-    def __init__(self, teachers: Sequence[Teacher]) -> None:
+    def __init__(self, teachers: Sequence[Teacher], folds: int) -> None:
         super().__init__()
         self.members = nn.ModuleList(teachers)
+        self.folds = folds
         self.eval().requires_grad_(False)
 
     @torch.no_grad()
@@ -189,7 +191,7 @@ class Teachers(nn.Module):
         self, summary: Summary, texts: Float[Tensor, "N W"], picture_rows: Int[Tensor, " B"]
     ) -> Float[Tensor, "B N"]:
         """Of each picture the cosines that the teacher says who never saw it."""
-        folds = picture_rows % len(self.members)
+        folds = picture_rows % self.folds
         said = torch.zeros(len(folds), len(texts), device=texts.device)
         for fold in folds.unique().tolist():
             rows = folds == fold
@@ -207,18 +209,19 @@ def train_teachers(
     recipe: Recipe,
     log: OnStep,
 ) -> Teachers:
-    """`recipe.teachers` of them. log: called with `teacher`, `step`, `epoch`, `steps`, `loss`.
+    """As many as the recipe says. log: called with `teacher`, `step`, `epoch`, `steps`, `loss`.
 
-    Raises DataError for fewer than two, as one would have no picture left, and if a loss is no longer a
+    Raises DataError for fewer than two folds, as one would leave no picture, and if a loss is no longer a
     number.
     """
-    if recipe.teachers < 2:
-        raise DataError(f"teachers {recipe.teachers}: expected at least 2, as each leaves out a fold")
+    if recipe.folds < 2:
+        raise DataError(f"folds {recipe.folds}: expected at least 2, as each is left out by a teacher")
     trained = []
-    for number in range(recipe.teachers):
-        teacher = Teacher(config, recipe).to(table.device).train()
+    for number in range(recipe.folds + recipe.whole_teachers):
+        teacher = Teacher(config, table.shape[1], recipe).to(table.device).train()
         seed = recipe.seed + 1 + number
-        sampler = SummarySampler(pictures, summaries, text_rows, recipe, seed, fold=number)
+        fold = number if number < recipe.folds else None
+        sampler = SummarySampler(pictures, summaries, text_rows, recipe, seed, fold)
 
         def measure(asked: Asked, teacher: Teacher = teacher) -> tuple[Tensor, dict[str, float]]:
             return teacher.loss(asked, table), {}
@@ -232,7 +235,7 @@ def train_teachers(
             lambda entry, number=number: log({"teacher": number + 1} | entry),  # type: ignore[misc]
         )
         trained.append(teacher)
-    return Teachers(trained)
+    return Teachers(trained, recipe.folds)
 
 
 def copy_loss(

@@ -16,13 +16,15 @@ class Recipe:
     views:            versions of each picture: whole, mirrored, then random crops
     dim:              width D of regions and texts
     attention_heads:  of the cross-attention
-    teachers:         pooled heads whose mean the model's copies (training.distil), each trained for
-                      teacher_epochs
+    folds, whole_teachers: pooled heads whose mean the model's copies (training.distil), each trained for
+                      teacher_epochs: one for each fold of the pictures, which it leaves out, and more that
+                      see all pictures
     copy_epochs:      of copying alone, before regions are trained; copy_weight: of the copy's loss, also
                       while they are
     added_texts:      that the copy is asked about, beside the batch's captions and all names
     name_weight:      of the teachers' loss on names of categories, beside captions, which weigh 1
-    epochs:           of training regions and attention
+    runs, epochs:     of training regions and attention: so many runs from the same start on other batches,
+                      whose weights are averaged
     averaging:        the model is the running mean of the weights, of which each step keeps so much
     learned_share:    how large what training starts from random is, beside what is aligned already
                       (training.alignment)
@@ -47,12 +49,14 @@ class Recipe:
     dim: int = 256
     attention_heads: int = 4
     dropout: float = 0.3
-    teachers: int = 8
+    folds: int = 8
+    whole_teachers: int = 8
     teacher_epochs: int = 16
     copy_epochs: int = 30
     copy_weight: float = 100.0
     added_texts: int = 200
     name_weight: float = 0.1
+    runs: int = 2
     epochs: int = 12
     batch_size: int = 96
     learning_rate: float = 1e-3
@@ -72,7 +76,7 @@ class Recipe:
     absent_weight: float = 1.0
     held_out: int = 96
     matched_share: float = 0.1
-    pooled_weight: float = 0.7
+    pooled_weight: float = 0.6
     bank_size: int = 1000
     bank_scale: float = 10.0
     max_pictures: int | None = None
@@ -90,7 +94,8 @@ def default(smoke: bool = False) -> Recipe:
         views=3,
         dim=32,
         dropout=0.0,
-        teachers=2,
+        folds=2,
+        whole_teachers=1,
         teacher_epochs=4,
         copy_epochs=4,
         added_texts=5,

@@ -7,6 +7,7 @@ import random
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TextIO
 
@@ -42,6 +43,8 @@ from xattn.types import Progress, RegionGrid
 
 BANK_BATCH = 96
 """Pictures fused at once for the bank."""
+SEEDS_APART = 1000
+"""Between the runs of one recipe, so that recipes of seeds nearby share no batches."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +90,6 @@ def run(
     align(model, table, recipe.learned_share)
     rows = {name: row for row, name in enumerate(texts)}
 
-    sampler = Sampler(dataset, pictures, features, rows, recipe, model.device)
     started = time.monotonic()
     places.log.parent.mkdir(parents=True, exist_ok=True)
     with places.log.open("w", encoding="utf-8") as file:
@@ -98,7 +100,7 @@ def run(
                 on_step(entry)
 
         _write(file, {"recipe": asdict(recipe), "pictures": len(pictures), "texts": len(texts)})
-        _learn(model, sampler, pictures, features, table, rows, recipe, log)
+        _learn(model, dataset, pictures, features, table, rows, recipe, log)
         model.eval()
         fill_banks(
             model,
@@ -119,7 +121,7 @@ def run(
 
 def _learn(
     model: XAttnModel,
-    sampler: Sampler,
+    dataset: Dataset,
     pictures: Sequence[Picture],
     features: Sequence[ViewFeatures],
     table: Float[Tensor, "N W"],
@@ -127,16 +129,37 @@ def _learn(
     recipe: Recipe,
     log: OnStep,
 ) -> None:
-    """First the pooled embedding and the text head, from teachers; then regions and attention."""
+    """First the pooled embedding and the text head, from teachers; then regions and attention.
+
+    The latter in several runs from the same start, whose weights are averaged (model soups: Wortsman et al.
+    2022): the runs err in different things, and one start keeps them near enough for a mean to make sense.
+    """
     vision, text = towers_of(model)
     pooling, table = vision.fusion.pooling, table.to(model.device)
     summaries = summarise(pooling, pictures, features, model.device)
     teachers = train_teachers(vision.config.fusion, pictures, summaries, table, rows, recipe, log)
     asked = SummarySampler(pictures, summaries, rows, recipe, recipe.seed)
     distil(pooling, text.head, teachers, asked, table, recipe, log)
-    objective = Objective(vision.fusion, text.head, model.attention, table, recipe).to(model.device)
-    more = (batch for _, batch in asked.mixed(recipe.epochs))
-    train(objective, sampler, more, teachers, recipe, log)
+    start = _copied(model.state_dict())
+    ends = []
+    for number in range(recipe.runs):
+        model.load_state_dict(start)
+        torch.manual_seed(recipe.seed + number)
+        objective = Objective(vision.fusion, text.head, model.attention, table, recipe).to(model.device)
+        own = replace(recipe, seed=recipe.seed + SEEDS_APART * number)
+        sampler = Sampler(dataset, pictures, features, rows, own, model.device)
+        more = (batch for _, batch in asked.mixed(recipe.epochs))
+        train(objective, sampler, more, teachers, recipe, partial(_log_run, log, number + 1))
+        ends.append(_copied(model.state_dict()))
+    model.load_state_dict({name: torch.stack([end[name] for end in ends]).mean(0) for name in start})
+
+
+def _copied(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name: value.detach().clone() for name, value in state.items()}
+
+
+def _log_run(log: OnStep, number: int, entry: dict[str, float]) -> None:
+    log({"run": number} | entry)
 
 
 def untrained(recipe: Recipe, dataset: Dataset) -> XAttnModel:
@@ -151,7 +174,8 @@ def untrained(recipe: Recipe, dataset: Dataset) -> XAttnModel:
     else:
         text = load_text(SentenceConfig(dim=recipe.dim))
         vision = load_vision(HybridConfig(fusion=fusion), text)
-    text.head = TextHead(text.config.width, recipe.dim, recipe.dropout)
+    text.measure_centers(dataset.texts)
+    text.head = TextHead(text.feature_width, recipe.dim, recipe.dropout)
     attention = CrossAttention(recipe.dim, recipe.attention_heads)
     return XAttnModel(vision, text, attention, Calibration(), name=recipe.name)
 

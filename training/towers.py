@@ -47,10 +47,12 @@ def load_vision(config: HybridConfig, text: SentenceEncoder) -> HybridEncoder:
 
 
 def load_text(config: SentenceConfig) -> SentenceEncoder:
-    """The sentence encoder pretrained, its head untrained. Raises as `load_vision`."""
+    """The sentence encoder pretrained, its head and centers not. Raises as `load_vision`."""
     directory = _package(TEXT_PACKAGE) / "model"
     encoder = SentenceEncoder(config, Tokenizer.from_file(str(directory / "tokenizer.json")))
-    state = {k: v for k, v in encoder.state_dict().items() if not k.startswith("head.")}
+    state = {
+        k: v for k, v in encoder.state_dict().items() if k.partition(".")[0] not in ("head", "centers")
+    }
     found = text_state(load_file(directory / "model.safetensors"), config)
     encoder.load_state_dict(_fitted(state, found, TEXT_PACKAGE), strict=False)
     return encoder.eval()
@@ -155,7 +157,7 @@ def class_names(text: SentenceEncoder) -> Tensor:
     info = ImageNetInfo()
     names = [info.index_to_description(index) for index in range(1000)]
     chunks = [names[start : start + 100] for start in range(0, len(names), 100)]
-    return torch.cat([text.features(*text.tokenize(chunk)) for chunk in chunks])
+    return torch.cat([text.sentences(text.features(*text.tokenize(chunk))) for chunk in chunks])
 
 
 def _fitted(own: Mapping[str, Tensor], found: Mapping[str, Tensor], package: str) -> dict[str, Tensor]:

@@ -28,7 +28,7 @@ from xattn.errors import CheckpointError, ModelNotFound
 from xattn.hubness import Hubness
 from xattn.model import Calibration, XAttnModel
 
-FORMAT_VERSION = 3
+FORMAT_VERSION = 4
 PRETRAINED_PREFIXES = ("openclip:", "hf-hub:")
 DEFAULT_MODEL = Path(__file__).parent / "models" / "default"
 

@@ -1,7 +1,9 @@
 """The default text tower: a BERT sentence encoder and a head into the shared space.
 
 MiniLM-L6 (Wang et al. 2020) as all-MiniLM-L6-v2 trained it (Reimers & Gurevych 2019, mean pooling). BERT
-is a post-norm transformer, which torch has, so its weights are mapped onto torch's modules.
+is a post-norm transformer, which torch has, so its weights are mapped onto torch's modules. The head sees
+more than the sentence embedding, which tells the gist and lets go of words: also the average of the word
+pieces before any layer, and of the middle layer's tokens. Both are there anyway.
 """
 
 from __future__ import annotations
@@ -44,7 +46,13 @@ def read_tokenizer(path: Path) -> Tokenizer:
 
 
 class SentenceEncoder(TextEncoder):
-    """Texts → unit-norm embeddings; longer texts are cut at max_tokens."""
+    """Texts → unit-norm embeddings; longer texts are cut at max_tokens.
+
+    centers: what all texts have in common before any layer and after the middle one, which is most of it
+    and is taken off; measured on the training texts (`measure_centers`)
+    """
+
+    centers: Tensor
 
     def __init__(self, config: SentenceConfig, tokenizer: Tokenizer) -> None:
         super().__init__()
@@ -67,7 +75,13 @@ class SentenceEncoder(TextEncoder):
             batch_first=True,
         )
         self.layers = nn.TransformerEncoder(layer, config.num_layers, enable_nested_tensor=False)
-        self.head = TextHead(width, config.dim)
+        self.register_buffer("centers", torch.zeros(2, width))
+        self.head = TextHead(self.feature_width, config.dim)
+
+    @property
+    def feature_width(self) -> int:
+        """Of `features`: three parts, each of the tower's width."""
+        return 3 * self.config.width
 
     def tokenize(self, texts: Sequence[str]) -> tuple[Int[Tensor, "N T"], Bool[Tensor, "N T"]]:
         """Token ids, padded to the longest text, and which of them are real."""
@@ -77,13 +91,36 @@ class SentenceEncoder(TextEncoder):
         valid = torch.tensor([e.attention_mask for e in encoded], device=device, dtype=torch.bool)
         return ids, valid
 
-    def features(self, ids: Int[Tensor, "N T"], valid: Bool[Tensor, "N T"]) -> Float[Tensor, "N width"]:
-        """Mean of the last layer's tokens, unit norm: what all-MiniLM-L6-v2 calls the embedding."""
-        places = torch.arange(ids.shape[1], device=ids.device)
-        x = self.norm(self.tokens(ids) + self.positions(places))
-        x = self.layers(x, src_key_padding_mask=~valid)
-        mean = (x * valid[..., None]).sum(1) / valid.sum(1, keepdim=True)
-        return F.normalize(mean, dim=-1)
+    def features(self, ids: Int[Tensor, "N T"], valid: Bool[Tensor, "N T"]) -> Float[Tensor, "N features"]:
+        """What the head sees: the sentence embedding, the words and the middle layer, each of unit norm."""
+        words, middle, last = self._means(ids, valid)
+        parts = (last, words - self.centers[0], middle - self.centers[1])
+        return torch.cat([F.normalize(part, dim=-1) for part in parts], -1)
+
+    def sentences(self, features: Float[Tensor, "N features"]) -> Float[Tensor, "N width"]:
+        """Of these the sentence embeddings, as all-MiniLM-L6-v2 gives them."""
+        return features[:, : self.config.width]
+
+    @torch.no_grad()
+    def measure_centers(self, texts: Sequence[str], batch_size: int = 256) -> None:
+        """Sets `centers` to what these texts have in common."""
+        starts = range(0, len(texts), batch_size)
+        sums = torch.zeros_like(self.centers)
+        for start in starts:
+            words, middle, _ = self._means(*self.tokenize(texts[start : start + batch_size]))
+            sums += torch.stack([words.sum(0), middle.sum(0)])
+        self.centers.copy_(sums / len(texts))
+
+    def _means(self, ids: Int[Tensor, "N T"], valid: Bool[Tensor, "N T"]) -> list[Float[Tensor, "N width"]]:
+        """Of the word pieces themselves, of the middle layer's tokens and of the last one's."""
+        words = self.tokens(ids)
+        x = self.norm(words + self.positions(torch.arange(ids.shape[1], device=ids.device)))
+        states = [x]
+        for layer in self.layers.layers:
+            states.append(layer(states[-1], src_key_padding_mask=~valid))
+        kept = valid[..., None]
+        seen = (words, states[len(self.layers.layers) // 2], states[-1])
+        return [(tokens * kept).sum(1) / kept.sum(1) for tokens in seen]
 
     def forward(self, texts: Sequence[str]) -> Float[Tensor, "N D"]:
         if not texts:
@@ -92,10 +129,10 @@ class SentenceEncoder(TextEncoder):
 
 
 class TextHead(nn.Module):
-    """Sentence features → the shared space: a linear map with a nonlinear correction, unit norm."""
+    """What `features` gives → the shared space: a linear map with a nonlinear correction, unit norm."""
 
     SCALE = 8.0
-    """Brings the entries of a unit vector of 384 numbers near the size that initialisation expects."""
+    """Brings the entries of unit vectors of 384 numbers to about the size that initialisation expects."""
 
     def __init__(self, width: int, dim: int, dropout: float = 0.1) -> None:
         super().__init__()
