@@ -76,7 +76,7 @@ class Recipe:
     absent_weight: float = 1.0
     held_out: int = 96
     matched_share: float = 0.1
-    pooled_weight: float = 0.6
+    pooled_weight: float = 0.7
     bank_size: int = 1000
     bank_scale: float = 10.0
     max_pictures: int | None = None
