@@ -41,7 +41,8 @@ def test_at_the_start_a_text_attends_to_the_cell_whose_class_name_it_is(dataset:
     table = text_table(text, TEXTS)
     align(model, table, learned_share=0.0)  # what is random is silent
     rows = torch.randperm(5)
-    prior = torch.cat([table[:1], table[rows]])[None]
+    sentences = text.sentences(table)
+    prior = torch.cat([sentences[:1], sentences[rows]])[None]
     features = TowerFeatures(
         cells=torch.rand(1, 5, 1280),
         textures=torch.rand(1, 5, 120),
