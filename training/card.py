@@ -25,6 +25,7 @@ def model_card(recipe: Recipe, calibration: Calibration, num_pictures: int, num_
         teachers=recipe.folds + recipe.whole_teachers,
         folds=recipe.folds,
         share=recipe.matched_share,
+        runs=recipe.runs,
         **asdict(calibration),
     )
 
@@ -57,7 +58,8 @@ other seeds, {folds} of them without a fold of the pictures each, by symmetric I
 pictures and captions of a batch, and of pictures and names of categories. Regions and cross-attention: the
 same loss over what the attention reads, over its mean with the pooled cosines of the teacher that never
 saw the picture, and over how little attention goes to null; attention held to the boxes of categories and
-of phrases; attention held to null for absent categories.
+of phrases; attention held to null for absent categories. The weights are the mean of {runs} such runs from
+one start.
 
     python -m training {name} --data DIR --out DIR
 
