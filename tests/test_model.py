@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -50,6 +52,17 @@ def test_every_part_of_a_grounding_adds_up(model: XAttnModel, images: RegionGrid
             assert total == pytest.approx(grounding.score, abs=1e-4)
             assert grounding.score == pytest.approx(scores[picture, text].item(), abs=1e-4)
             assert grounding.probability == pytest.approx(1 / (1 + np.exp(-grounding.score)), abs=1e-5)
+
+
+def test_a_phrase_has_a_probability_of_its_own(images: RegionGrid) -> None:
+    model = color_model()
+    model.calibration = replace(model.calibration, phrase_scale=0.5, phrase_bias=2.0)
+    asked = [Phrase("red", 0, 3, source) for source in ("whole", "noun", "bracket")]
+    whole, *parts = model.ground_regions(images, asked, [(50, 70), (70, 50), (60, 60)])[0]
+    assert whole.probability == pytest.approx(1 / (1 + np.exp(-whole.score)), abs=1e-5)
+    for part in parts:
+        assert part.score == pytest.approx(whole.score, abs=1e-5)
+        assert part.probability == pytest.approx(1 / (1 + np.exp(-(0.5 * part.score + 2))), abs=1e-5)
 
 
 def test_a_padded_batch_gives_what_each_picture_gives_alone(model: XAttnModel, images: RegionGrid) -> None:

@@ -7,10 +7,12 @@ import math
 import numpy as np
 import pytest
 import torch
+from color_model import color_model, paint
 
-from training.calibrate import fit_platt, nothing_below
+from training.calibrate import calibrate, fit_platt, nothing_below, phrase_pairs
 from xattn.attention import attention_weights
 from xattn.losses import absent_attention, box_attention, info_nce, presence_logits
+from xattn.types import Phrase
 
 # Losses
 
@@ -119,3 +121,42 @@ def test_platt_survives_what_separates_and_what_misleads() -> None:
     assert scale > 0, "a score must not fall as the cosine rises"
     with pytest.raises(ValueError, match="3 and 0"):
         fit_platt(np.zeros(3), np.ones(3, bool), 0.5)
+
+
+def test_which_phrases_a_picture_has_and_which_it_lacks() -> None:
+    captions = [["A brown dog on a couch", "a dog"], ["a small dog in the snow"], ["a red bus"]]
+    phrases, held, missing = phrase_pairs(captions)
+    assert phrases == ["a brown dog", "a couch", "a dog", "a red bus", "a small dog", "the snow"]
+    assert held.astype(int).tolist() == [[1, 1, 1, 0, 0, 0], [0, 0, 0, 0, 1, 1], [0, 0, 0, 1, 0, 0]]
+    # Whether the second picture's dog is brown, or the first one's small, nobody said.
+    assert missing.astype(int).tolist() == [[0, 0, 0, 1, 0, 1], [0, 1, 0, 1, 0, 0], [1, 1, 1, 0, 1, 1]]
+
+
+def test_calibration_tells_what_is_there_from_what_is_not() -> None:
+    model = color_model()
+    colors = ["red", "blue", "green", "yellow"]
+    pictures = model.encode_images([paint((6, 6), color, {}) for color in colors])
+    captions = [[f"a {color} wall"] for color in colors]
+    found = calibrate(model, pictures, captions, pooled_weight=0.5, matched_share=0.1)
+    assert found == model.calibration
+    assert found.phrase_scale > 0
+    asked = [Phrase(f"a {color} wall", 0, 10, "noun") for color in colors]
+    grounded = model.ground_regions(pictures, asked, [(60, 60)] * 4)
+    probabilities = np.array([[g.probability for g in row] for row in grounded])
+    assert probabilities.diagonal().min() > 0.5
+    # Every wall is the same head noun, so no phrase was known to be missing, and nothing was fitted.
+    assert (found.phrase_scale, found.phrase_bias) == (1.0, 0.0)
+    others = [["red paint"], ["a blue wall"], ["green grass"], ["yellow sand"]]
+    found = calibrate(model, pictures, others, pooled_weight=0.5, matched_share=0.1)
+    assert (found.phrase_scale, found.phrase_bias) != (1.0, 0.0)
+    asked = [Phrase(some[0], 0, 4, "noun") for some in others]
+    grounded = model.ground_regions(pictures, asked, [(60, 60)] * 4)
+    probabilities = np.array([[g.probability for g in row] for row in grounded])
+    assert probabilities.diagonal().min() > 0.5 > probabilities[~np.eye(4, dtype=bool)].max()
+
+
+def test_without_a_wrong_pair_the_calibration_stays() -> None:
+    model = color_model()
+    before = model.calibration
+    pictures = model.encode_images([paint((6, 6), "red", {})] * 2)
+    assert calibrate(model, pictures, [["red"], ["red"]], pooled_weight=0.5, matched_share=0.1) == before

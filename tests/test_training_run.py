@@ -26,6 +26,7 @@ from tests.tiny_training import (  # noqa: F401  fixtures
     features_fixture,
     model_fixture,
     tiny_nets_fixture,
+    write_records,
 )
 from training import towers
 from training.__main__ import main
@@ -134,10 +135,12 @@ def test_settings_are_changed_by_name() -> None:
         changed(default(), {"epochs": "many"})
 
 
-def smoke_run(data: Path, out: Path, cache: Path, *more: str) -> list[dict[str, float]]:
+def smoke_run(
+    data: Path, out: Path, cache: Path, *more: str, recipe: str = "default"
+) -> list[dict[str, float]]:
     places = ["--data", str(data), "--out", str(out), "--cache", str(cache)]
     credits = ["--leave-out", str(data / "credits.json")]
-    assert main(["default", "--smoke", *places, *credits, *more]) == 0
+    assert main([recipe, "--smoke", *places, *credits, *more]) == 0
     log = out.with_name(f"{out.name}-log.jsonl").read_text(encoding="utf-8")
     return [json.loads(line) for line in log.splitlines()]
 
@@ -176,6 +179,24 @@ def test_smoke_run(
     again = smoke_run(data, tmp_path / "two", cache)
     timeless = [{k: v for k, v in entry.items() if k != "seconds"} for entry in log]
     assert timeless == [{k: v for k, v in entry.items() if k != "seconds"} for entry in again]
+
+
+def test_the_candidate_learns_from_wrong_captions_and_from_boxes_alone(data: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(data, tmp_path / "data"))
+    records = [json.loads(line) for line in (data / "records.jsonl").read_text("utf-8").splitlines()]
+    silent = [
+        record | {"captions": []} if record["id"] in (104, 107, 109, 112) else record for record in records
+    ]
+    write_records(folder, silent)
+    logs = {
+        name: smoke_run(folder, tmp_path / name, tmp_path / "cache", recipe=name)
+        for name in ("default", "candidate")
+    }
+    pictures, texts = ({name: log[0][key] for name, log in logs.items()} for key in ("pictures", "texts"))
+    assert pictures["candidate"] == pictures["default"], "with captions"
+    assert texts["candidate"] > texts["default"]
+    last = {name: max(e["step"] for e in log if e.get("run") == 1) for name, log in logs.items()}
+    assert last["candidate"] > last["default"], "four pictures more, a batch more an epoch"
 
 
 def test_errors_are_one_line(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,4 +1,4 @@
-"""Random batches: pictures in random views, a caption each, and texts with and without boxes in them."""
+"""Random batches: pictures in random views, captions, and texts with and without boxes in them."""
 
 from __future__ import annotations
 
@@ -43,10 +43,10 @@ class PictureFeatures:
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """B pictures with a caption or more each; up to M texts per picture that its attention is held to.
+    """B pictures with the captions they have; up to M texts per picture that its attention is held to.
 
     rows: the pictures' places among all records (training.data.Picture)
-    captions: rows of the text table; owners: caption n belongs to picture owners[n]
+    captions: rows of the text table; owners: caption n belongs to picture owners[n], -1: to none
     texts: rows for [b, m], 0 on padding; cover: share of region r inside the boxes of text [b, m]
     present: it has boxes in this view; absent: it is a category that the picture lacks. Padding is neither.
     """
@@ -97,22 +97,29 @@ def gather(
 
 
 def drawn_captions(
-    pictures: Sequence[Picture], text_rows: Mapping[str, int], most: int, rng: random.Random
+    pictures: Sequence[Picture], text_rows: Mapping[str, int], recipe: Recipe, rng: random.Random
 ) -> tuple[Int[Tensor, " N"], Int[Tensor, " N"]]:
-    """(rows of captions, owners): at most so many captions of each picture; pictures[owners[n]] has n."""
-    drawn = [
-        (text_rows[caption], b)
-        for b, picture in enumerate(pictures)
-        for caption in rng.sample(picture.captions, min(most, len(picture.captions)))
-    ]
-    rows, owners = torch.tensor(drawn, dtype=torch.long).reshape(-1, 2).T
+    """(rows of captions, owners): `recipe.captions` of each picture, or all; pictures[owners[n]] has n.
+
+    Behind them `recipe.swaps` wrong ones for each of these captions, or all: their owner is -1.
+    """
+    own: list[tuple[int, int]] = []
+    wrong: list[tuple[int, int]] = []
+    for b, picture in enumerate(pictures):
+        for caption in rng.sample(picture.captions, min(recipe.captions, len(picture.captions))):
+            own.append((text_rows[caption], b))
+            swapped = picture.wrong.get(caption, ())
+            wrong += [
+                (text_rows[text], -1) for text in rng.sample(swapped, min(recipe.swaps, len(swapped)))
+            ]
+    rows, owners = torch.tensor(own + wrong, dtype=torch.long).reshape(-1, 2).T
     return rows, owners
 
 
 class Sampler:
     """Draws batches; the same seed and calls give the same batches.
 
-    pictures: those to train on, with captions; text_rows: text → row of the table.
+    pictures: those to train on, with captions or boxes; text_rows: text → row of the table.
     """
 
     def __init__(
@@ -146,7 +153,7 @@ class Sampler:
     def _batch(self, pictures: Sequence[Picture]) -> Batch:
         views = [self.rng.randrange(len(self.features)) for _ in pictures]
         inputs = gather(self.features, views, [picture.row for picture in pictures], self.device)
-        rows, owners = drawn_captions(pictures, self.text_rows, self.recipe.captions, self.rng)
+        rows, owners = drawn_captions(pictures, self.text_rows, self.recipe, self.rng)
 
         most = self.recipe.region_texts + self.recipe.absent_texts
         texts = torch.zeros(len(pictures), most, dtype=torch.long)

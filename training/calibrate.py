@@ -1,7 +1,13 @@
-"""Cosines → probabilities, on pictures kept from training (Platt 1999)."""
+"""Cosines → probabilities, on pictures kept from training (Platt 1999).
+
+Two questions have a probability: whether a text describes a picture, fitted on whole captions, and whether
+what a part of a text names is in the picture, fitted on the noun phrases of the same captions.
+"""
 
 from __future__ import annotations
 
+import re
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -11,12 +17,19 @@ from scipy.optimize import minimize
 from scipy.special import expit
 
 from xattn.model import Calibration, XAttnModel
+from xattn.phrases import parse
 from xattn.types import RegionGrid
 
 NOTHING_PRECISION = 0.8
 """How often a search that says it probably found nothing shall be right, at the least."""
+PHRASE_SHARE = 0.5
+"""Of the phrases that are asked about, so many are in the picture: a person types what shall be there."""
+AT_ONCE = 128
+"""Texts scored together."""
 MIN_SCALE = 0.01
 """A score must rise with the cosine, however little the model has learned."""
+
+_WORD = re.compile(r"[\w'-]+")
 
 
 def fit_platt(
@@ -66,25 +79,60 @@ def nothing_below(
     return best
 
 
+def phrase_pairs(
+    captions: Sequence[Sequence[str]],
+) -> tuple[list[str], Bool[np.ndarray, "B N"], Bool[np.ndarray, "B N"]]:
+    """(the noun phrases of all captions, which picture's captions have which, whose do not name it at all).
+
+    captions: of each picture. "A dog" is not known to be missing where another caption says "brown dog": a
+    pair whose phrase ends in a word that the picture's captions use is neither.
+    """
+    own = [
+        {p.text.lower() for caption in some for p in parse(caption).phrases if p.source == "noun"}
+        for some in captions
+    ]
+    used = [set(_WORD.findall(" ".join(some).lower())) for some in captions]
+    phrases = sorted(set().union(*own))
+    heads = [(_WORD.findall(phrase) or [phrase])[-1] for phrase in phrases]
+    shape = (len(captions), len(phrases))
+    held = np.array([[phrase in some for phrase in phrases] for some in own], bool).reshape(shape)
+    named = np.array([[head in some for head in heads] for some in used], bool).reshape(shape)
+    return phrases, held, ~named & ~held
+
+
 @torch.inference_mode()
 def calibrate(
     model: XAttnModel,
     pictures: RegionGrid,
-    texts: Float[torch.Tensor, "N D"],
-    matched: Bool[np.ndarray, "B N"],
+    captions: Sequence[Sequence[str]],
     *,
     pooled_weight: float,
     matched_share: float,
 ) -> Calibration:
     """The calibration of a trained model, which it is also given.
 
-    pictures, texts: kept from training; matched: which text belongs to which picture, all other pairs
-    count as random; pooled_weight: β, as it is.
+    pictures: kept from training; captions: of each of them, all others count as wrong; pooled_weight: β, as
+    it is. Where nothing is wrong or nothing right the model keeps what it had.
     """
+    texts = [caption for some in captions for caption in some]
+    matched = np.array([[text in some for text in texts] for some in map(set, captions)])
+    if matched.all() or not matched.any():
+        return model.calibration
     model.calibration = Calibration(logit_scale=1.0, logit_bias=0.0, pooled_weight=pooled_weight)
-    cosines = model.score(pictures, texts).cpu().double().numpy()
+    cosines = _scores(model, pictures, texts)
     scale, bias = fit_platt(cosines.ravel(), matched.ravel(), matched_share)
     found = replace(model.calibration, logit_scale=scale, logit_bias=bias)
     threshold = nothing_below(expit(scale * cosines + bias), matched, NOTHING_PRECISION)
     model.calibration = replace(found, nothing_below=threshold)
+
+    phrases, held, missing = phrase_pairs(captions)
+    if held.any() and missing.any():
+        scores, known = _scores(model, pictures, phrases), held | missing
+        scale, bias = fit_platt(scores[known], held[known], PHRASE_SHARE)
+        model.calibration = replace(model.calibration, phrase_scale=scale, phrase_bias=bias)
     return model.calibration
+
+
+def _scores(model: XAttnModel, pictures: RegionGrid, texts: Sequence[str]) -> Float[np.ndarray, "B N"]:
+    chunks = (texts[start : start + AT_ONCE] for start in range(0, len(texts), AT_ONCE))
+    return np.concatenate([model.score(pictures, chunk).cpu().double().numpy() for chunk in chunks], 1)

@@ -78,8 +78,10 @@ where hubness is what the picture matches with any text and the text with any pi
 fitted on captions of the held-out photos against all of them (Platt 1999). The probability supposes that
 {share:.0%} of the pairs of picture and text that it is asked about match; the order of results does not
 depend on that. A search whose best match is less probable than {nothing_below:.3f} says that it probably
-found nothing: on the held-out photos that was right four times in five. For quality on the `dev` photos,
-run `xattn evaluate`.
+found nothing: on the held-out photos that was right four times in five. Of a part of a text, such as
+"a red coat", the probability is that the thing is in the picture: sigmoid({phrase_scale:.4f} · score +
+{phrase_bias:.4f}), fitted on the noun phrases of the held-out captions, of which half are supposed to be
+there. For quality on the `dev` photos, run `xattn evaluate`.
 
 ## Limits
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ class Picture:
     captions:   may be empty
     places:     category or phrase → the boxes it names
     categories: those present; empty where the photo was never searched for them
+    wrong:      caption → captions like it that are false of the photo (training.swaps)
     """
 
     id: int
@@ -30,6 +31,7 @@ class Picture:
     captions: tuple[str, ...]
     places: Mapping[str, tuple[RelativeBox, ...]]
     categories: frozenset[str]
+    wrong: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,9 +52,10 @@ class Dataset:
 
     @property
     def texts(self) -> list[str]:
-        """Every caption, phrase and category, sorted."""
+        """Every caption, phrase and category, and the wrong captions, sorted."""
         texts = {text for picture in self.pictures for text in (*picture.captions, *picture.places)}
-        return sorted(texts.union(self.categories))
+        wrong = {text for picture in self.pictures for texts in picture.wrong.values() for text in texts}
+        return sorted(texts.union(self.categories, wrong))
 
 
 def read_dataset(directory: Path, split: str, leave_out: Collection[int] = ()) -> Dataset:

@@ -138,7 +138,7 @@ class SummarySampler:
         views = [self.rng.randrange(self.num_views) for _ in indices]
         summary = {name: value[views, list(indices)] for name, value in self.summaries.items()}
         pictures = [self.pictures[index] for index in indices]
-        rows, owners = drawn_captions(pictures, self.text_rows, self.recipe.captions, self.rng)
+        rows, owners = drawn_captions(pictures, self.text_rows, self.recipe, self.rng)
         held = self.held[list(indices)]
         return Asked(summary, rows.to(self.device), owners.to(self.device), self.names, held)
 

@@ -32,6 +32,8 @@ class Recipe:
     region_texts:     texts with boxes (phrases, categories, caption phrases) drawn per picture and step;
                       absent_texts: categories it lacks
     captions:         drawn per picture and step, fewer where it has fewer
+    swaps:            wrong captions (training.swaps) drawn with each caption, fewer where it has fewer
+    only_boxed:       regions and attention are trained on pictures that have boxes and no captions, too
     joint_weight, presence_weight, box_weight, absent_weight: of these losses, beside the contrastive one
                       of attended scores, which weighs 1
     evenness:         how much attention shall fill a box, beside lying in it
@@ -69,6 +71,8 @@ class Recipe:
     region_texts: int = 8
     absent_texts: int = 10
     captions: int = 2
+    swaps: int = 0
+    only_boxed: bool = False
     joint_weight: float = 1.0
     presence_weight: float = 0.5
     box_weight: float = 4.0
@@ -113,7 +117,15 @@ def default(smoke: bool = False) -> Recipe:
     )
 
 
-RECIPES: Mapping[str, Callable[[bool], Recipe]] = MappingProxyType({"default": default})
+def candidate(smoke: bool = False) -> Recipe:
+    """What may ship next: its parts were found good alone (benchmarks/results/experiments.md), the whole
+    has not been trained yet."""
+    return replace(default(smoke), name="candidate", swaps=1, only_boxed=True)
+
+
+RECIPES: Mapping[str, Callable[[bool], Recipe]] = MappingProxyType(
+    {"default": default, "candidate": candidate}
+)
 
 
 def changed(recipe: Recipe, settings: Mapping[str, str]) -> Recipe:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import random
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -11,7 +12,6 @@ from functools import partial
 from pathlib import Path
 from typing import TextIO
 
-import numpy as np
 import torch
 from jaxtyping import Float
 from tokenizers import Tokenizer
@@ -30,6 +30,7 @@ from training.features import ViewFeatures, cached_features
 from training.fit import OnStep
 from training.loop import Objective, train
 from training.recipes import Recipe
+from training.swaps import with_wrong_captions
 from training.towers import load_text, load_vision, towers_of
 from xattn.attention import CrossAttention
 from xattn.checkpoint import save_model
@@ -78,12 +79,15 @@ def run(
     Raises DataError, ImageError, MissingExtra or CheckpointError.
     """
     dataset = read_dataset(places.data, "train", read_credited(places.credits))
-    captioned = tuple(picture for picture in dataset.pictures if picture.captions)
-    dataset = replace(dataset, pictures=captioned[: recipe.max_pictures])
-    kept, pictures = split_off(dataset, recipe)
+    captioned = [picture for picture in dataset.pictures if picture.captions][: recipe.max_pictures]
+    boxed = [picture for picture in dataset.pictures if recipe.only_boxed and not picture.captions]
+    dataset = replace(dataset, pictures=(*captioned, *boxed))
     torch.manual_seed(recipe.seed)
     model = untrained(recipe, dataset).to(device)
     vision, text = towers_of(model)
+    if recipe.swaps:
+        dataset = with_wrong_captions(dataset, text, recipe.seed)
+    kept, pictures = split_off(dataset, recipe)
     features = cached_features(vision, dataset, recipe.views, places.cache, progress=progress)
     texts = dataset.texts
     table = text_table(text, texts)
@@ -140,6 +144,7 @@ def _learn(
     teachers = train_teachers(vision.config.fusion, pictures, summaries, table, rows, recipe, log)
     asked = SummarySampler(pictures, summaries, rows, recipe, recipe.seed)
     distil(pooling, text.head, teachers, asked, table, recipe, log)
+    boxed = [picture for picture in dataset.pictures if not picture.captions]
     start = _copied(model.state_dict())
     ends = []
     for number in range(recipe.runs):
@@ -147,8 +152,10 @@ def _learn(
         torch.manual_seed(recipe.seed + number)
         objective = Objective(vision.fusion, text.head, model.attention, table, recipe).to(model.device)
         own = replace(recipe, seed=recipe.seed + SEEDS_APART * number)
-        sampler = Sampler(dataset, pictures, features, rows, own, model.device)
-        more = (batch for _, batch in asked.mixed(recipe.epochs))
+        sampler = Sampler(dataset, [*pictures, *boxed], features, rows, own, model.device)
+        # The copy is asked about captioned pictures only, which make fewer batches an epoch.
+        rounds = math.ceil(recipe.epochs * sampler.steps_per_epoch / asked.steps_per_epoch)
+        more = (batch for _, batch in asked.mixed(rounds))
         train(objective, sampler, more, teachers, recipe, partial(_log_run, log, number + 1))
         ends.append(_copied(model.state_dict()))
     model.load_state_dict({name: torch.stack([end[name] for end in ends]).mean(0) for name in start})
@@ -192,11 +199,11 @@ def _random_text(recipe: Recipe, texts: Sequence[str]) -> SentenceEncoder:
 
 
 def split_off(dataset: Dataset, recipe: Recipe) -> tuple[list[Picture], list[Picture]]:
-    """(kept for calibration, to train on): the pictures divided at random by the seed.
+    """(kept for calibration, to train on): the pictures with captions divided at random by the seed.
 
     Raises DataError unless two are kept, for a pair that does not match, and a batch is left.
     """
-    pictures = dataset.pictures
+    pictures = [picture for picture in dataset.pictures if picture.captions]
     if recipe.held_out < 2 or len(pictures) < recipe.held_out + recipe.batch_size:
         raise DataError(
             f"{len(pictures)} pictures with captions; expected {max(2, recipe.held_out)} to calibrate on "
@@ -237,16 +244,13 @@ def calibrate_on(
 ) -> Calibration:
     """Calibrates on whole pictures and all their captions."""
     vision, _ = towers_of(model)
-    captions = [(b, caption) for b, picture in enumerate(pictures) for caption in picture.captions]
-    matched = np.arange(len(pictures))[:, None] == np.array([owner for owner, _ in captions])
     given = gather(features, [0] * len(pictures), [picture.row for picture in pictures], model.device)
     with torch.inference_mode():
         regions, pooled = given.fused(vision.fusion)
     return calibrate(
         model,
         RegionGrid(regions, pooled, given.sizes),
-        model.encode_texts([caption for _, caption in captions]),
-        matched,
+        [picture.captions for picture in pictures],
         pooled_weight=recipe.pooled_weight,
         matched_share=recipe.matched_share,
     )

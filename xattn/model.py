@@ -29,15 +29,18 @@ from xattn.types import Grounding, Phrase, RegionGrid, Size
 
 @dataclass(frozen=True, slots=True)
 class Calibration:
-    """How cosines become a score; see the module docstring.
+    """How cosines become a score, and scores probabilities; see the module docstring.
 
     nothing_below: probability of the best match below which a search probably found nothing
+    phrase_scale, phrase_bias: of a score, for the probability that what a phrase names is in a picture
     """
 
     logit_scale: float = 10.0
     logit_bias: float = 0.0
     pooled_weight: float = 0.5
     nothing_below: float = 0.1
+    phrase_scale: float = 1.0
+    phrase_bias: float = 0.0
 
 
 class XAttnModel(nn.Module):
@@ -153,7 +156,9 @@ class XAttnModel(nn.Module):
         hubness = self.hubness(images.pooled, embeddings)
         scores = self.combine(explained.cosine, images.pooled @ embeddings.T, hubness)
         typical = (-c.logit_scale * hubness).tolist()
-        probabilities = scores.sigmoid().tolist()
+        parts = torch.tensor([phrase.source != "whole" for phrase in phrases], device=scores.device)
+        rescored = torch.where(parts, c.phrase_scale * scores + c.phrase_bias, scores)
+        probabilities = rescored.sigmoid().tolist()
         weights = explained.weights.cpu().numpy()
         null_weights = explained.null_weight.tolist()
 

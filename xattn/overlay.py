@@ -2,12 +2,14 @@
 
 How strongly a pixel is tinted:
 
-    alpha = opacity · strength · map / max(map)        strength = min(1, (1 - null_weight) / PRESENT)
+    alpha    = opacity · strength · map / max(map)
+    strength = min(1, (1 - null_weight) / PRESENT)     of a phrase also at most probability / LIKELY
 
 The map is enlarged bilinearly and divided by its own maximum, so each phrase shows where it was found
 relative to itself. Strength says whether it was found at all: it is full while the regions hold at least
-PRESENT of the attention, and falls to nothing as the attention moves to null. Boxes and labels fade with
-it. Where tints overlap they mix in proportion to their alphas; the order of the phrases does not matter.
+PRESENT of the attention, and falls to nothing as the attention moves to null, or as it becomes improbable
+that the picture has what the phrase names. Boxes and labels fade with it, and what is absent has none.
+Where tints overlap they mix in proportion to their alphas; the order of the phrases does not matter.
 """
 
 from __future__ import annotations
@@ -41,6 +43,12 @@ so that neighbours differ most. After the seventh phrase they start over."""
 PRESENT = 0.5
 """Share of attention on regions, as opposed to null, from which a phrase is shown at full strength."""
 
+LIKELY = 0.5
+"""Probability of a phrase from which it is shown at full strength."""
+ABSENT = 0.4
+"""Strength below which a phrase counts as not found: a probability below a fifth, or four fifths of the
+attention on null."""
+
 _MAX_LABEL = 80
 _LABEL_PADDING = 3
 
@@ -50,8 +58,19 @@ def color_of(index: int, colors: Sequence[Color] = PALETTE) -> Color:
     return colors[index % len(colors)]
 
 
-def strength(null_weight: float) -> float:
+def strength(grounding: Grounding) -> float:
     """How strongly a phrase is drawn, in [0, 1]; see the module docstring."""
+    attended = _attended(grounding.null_weight)
+    # A whole text is what was searched: how well it matches is what the ranking says.
+    return attended if grounding.phrase.source == "whole" else min(attended, grounding.probability / LIKELY)
+
+
+def is_absent(grounding: Grounding) -> bool:
+    """Whether the picture seems not to have it: no box is drawn then."""
+    return strength(grounding) < ABSENT
+
+
+def _attended(null_weight: float) -> float:
     return min(1.0, max(0.0, (1.0 - null_weight) / PRESENT))
 
 
@@ -68,9 +87,9 @@ def render(
 
     picture: upright, at the size it will be shown at; not changed. size: of the upright original, which
     the boxes refer to, where `picture` is a smaller rendition of it. opacity: of the strongest tint, 0–1.
-    boxes: also draw each grounding's boxes, labelled with its phrase at the strongest.
+    boxes: also draw the boxes of each grounding that is not absent, its phrase beside the strongest.
     """
-    maps = [(g.weights, strength(g.null_weight)) for g in groundings]
+    maps = [(g.weights, strength(g)) for g in groundings]
     shown = [color_of(i, colors) for i in range(len(groundings))]
     rendered = _tint(picture, maps, shown, opacity)
     if boxes:
@@ -87,7 +106,7 @@ def heat(
     color: Color = PALETTE[0],
 ) -> Image.Image:
     """A new RGB picture with one map on it and nothing else. Negative values count as zero."""
-    return _tint(picture, [(weights, strength(null_weight))], [color], opacity)
+    return _tint(picture, [(weights, _attended(null_weight))], [color], opacity)
 
 
 # --- tints ----------------------------------------------------------------------------------------------
@@ -133,8 +152,12 @@ def _draw_boxes(
     shown = (picture.height, picture.width)
     draw = ImageDraw.Draw(picture, "RGBA")  # this mode blends what it draws on RGB
     line = max(1, round(min(shown) / 200))
-    opacities = [round(255 * strength(grounding.null_weight)) for grounding in groundings]
-    for grounding, color, opacity in zip(groundings, colors, opacities, strict=True):
+    found = [
+        (grounding, color, round(255 * strength(grounding)))
+        for grounding, color in zip(groundings, colors, strict=True)
+        if grounding.boxes and not is_absent(grounding)
+    ]
+    for grounding, color, opacity in found:
         for scored in grounding.boxes:
             x1, y1, x2, y2 = _pixels(scale_box(scored.box, size, shown), shown)
             # A dark line around the coloured one keeps it visible on a ground of its own colour.
@@ -142,10 +165,9 @@ def _draw_boxes(
             draw.rectangle((x1, y1, x2, y2), outline=(*color, opacity), width=line)
     # Labels after all boxes, so that no line crosses them.
     taken: list[Box] = []
-    for grounding, color, opacity in zip(groundings, colors, opacities, strict=True):
-        if grounding.boxes:
-            box = scale_box(grounding.boxes[0].box, size, shown)
-            _draw_label(picture, grounding.phrase.text, box, color, opacity, taken)
+    for grounding, color, opacity in found:
+        box = scale_box(grounding.boxes[0].box, size, shown)
+        _draw_label(picture, grounding.phrase.text, box, color, opacity, taken)
 
 
 def _pixels(box: Box, size: Size) -> tuple[int, int, int, int]:

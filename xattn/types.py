@@ -115,7 +115,8 @@ class Grounding:
     rest:               what is not a region's: {"null", "pooled", "hubness", "bias"} → addend;
                         contributions.sum() + sum(rest.values()) == score
     score:              match logit of this text and this picture
-    probability:        sigmoid(score)
+    probability:        of a whole text, that it describes the picture; of a phrase in one, that what it
+                        names is there (xattn.model)
     boxes:              strongest first, in pixels of the upright original; may be empty
     """
 

@@ -9,8 +9,6 @@ from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
 
-import torch
-
 from training.calibrate import calibrate
 from training.own import modes, parallel
 from training.own.curves import draw_curves
@@ -130,20 +128,13 @@ def _result(prepared: Prepared, state: State, share: float, note: str | None) ->
     return Result(before, after, share, state.step, tuple(warnings), prepared.data.skipped)
 
 
-@torch.inference_mode()
 def _calibrate(prepared: Prepared) -> None:
     """Probabilities anew, on the held-out pictures."""
     model, pictures = prepared.model, prepared.held.pictures
-    captions = [(b, caption) for b, picture in enumerate(pictures) for caption in picture.captions]
-    own = [set(picture.captions) for picture in pictures]
-    matched = torch.tensor([[caption in some for _, caption in captions] for some in own]).numpy()
-    if matched.all():
-        return
     calibrate(
         model,
         RegionGrid.stack(list(prepared.held_pictures.grids([picture.row for picture in pictures]))),
-        model.encode_texts([caption for _, caption in captions]),
-        matched,
+        [picture.captions for picture in pictures],
         pooled_weight=model.calibration.pooled_weight,
         matched_share=0.1,
     )

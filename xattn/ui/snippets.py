@@ -12,9 +12,6 @@ from xattn.ui.backend import Status
 from xattn.ui.samples import Credit
 from xattn.ui.view import View
 
-ABSENT = 0.5
-"""Share of attention on null from which a phrase is called not found; see `xattn.overlay.PRESENT`."""
-
 HEADER = """<header class="xa-header"><h1>xattn</h1>
 <p>Search pictures by text, and see where each part of the text was found.</p></header>"""
 
@@ -111,7 +108,7 @@ def legend(view: View, readable: bool = True) -> str:
 
 
 def _chip(number: int, part: Grounding) -> str:
-    absent = part.null_weight >= ABSENT
+    absent = overlay.is_absent(part)
     hint = "<em>not found here</em>" if absent else ""
     attention = f"{percent(part.null_weight)} of its attention goes nowhere in this picture"
     kind = f' class="xa-absent" title="{attention}"' if absent else ""
