@@ -57,12 +57,17 @@ def test_every_part_of_a_grounding_adds_up(model: XAttnModel, images: RegionGrid
 def test_a_phrase_has_a_probability_of_its_own(images: RegionGrid) -> None:
     model = color_model()
     model.calibration = replace(model.calibration, phrase_scale=0.5, phrase_bias=2.0)
+    low = replace(model.calibration, phrase_below=1.0)
     asked = [Phrase("red", 0, 3, source) for source in ("whole", "noun", "bracket")]
     whole, *parts = model.ground_regions(images, asked, [(50, 70), (70, 50), (60, 60)])[0]
     assert whole.probability == pytest.approx(1 / (1 + np.exp(-whole.score)), abs=1e-5)
     for part in parts:
         assert part.score == pytest.approx(whole.score, abs=1e-5)
         assert part.probability == pytest.approx(1 / (1 + np.exp(-(0.5 * part.score + 2))), abs=1e-5)
+        assert part.found, "no threshold was fitted"
+    model.calibration = low
+    found = [g.found for g in model.ground_regions(images, asked, [(50, 70), (70, 50), (60, 60)])[0]]
+    assert found == [True, False, False], "a whole text is not judged by it"
 
 
 def test_a_padded_batch_gives_what_each_picture_gives_alone(model: XAttnModel, images: RegionGrid) -> None:
@@ -79,6 +84,7 @@ def test_what_is_absent_goes_to_null(model: XAttnModel) -> None:
     present, absent = model.ground(paint((5, 7), "blue", {(1, 4): "red"}), ["red", "yellow"])
     assert present.null_weight < 0.1
     assert absent.null_weight > 0.9
+    assert (present.found, absent.found) == (True, False)
 
 
 def test_fingerprint_tells_weights_apart_and_nothing_else(model: XAttnModel) -> None:

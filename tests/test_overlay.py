@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from xattn.geometry import boxes_from_map, cell_box
-from xattn.overlay import PALETTE, color_of, heat, is_absent, render, strength
+from xattn.overlay import FAINT, PALETTE, color_of, heat, render, strength
 from xattn.types import Box, Grounding, Phrase, ScoredBox, Size
 
 GRID, SIZE = (5, 7), (140, 350)  # cells of 28 × 50 pixels
@@ -114,24 +114,14 @@ def test_colours_repeat_after_the_last() -> None:
 
 
 def test_strength_by_hand() -> None:
-    found = replace(grounding(hot(2, 3)), probability=0.9)
+    found = grounding(hot(2, 3))
     nulls = [replace(found, null_weight=null) for null in (0.0, 0.5, 0.75, 1.0)]
     assert [strength(g) for g in nulls] == [1.0, 1.0, 0.5, 0.0]
-    likely = [replace(found, null_weight=0.0, probability=p) for p in (1.0, 0.5, 0.25, 0.0)]
-    assert [strength(g) for g in likely] == [1.0, 1.0, 0.5, 0.0]
-    assert strength(replace(found, null_weight=0.75, probability=0.1)) == pytest.approx(0.2)
+    assert [strength(replace(g, found=False)) for g in nulls] == [FAINT, FAINT, FAINT, 0.0]
 
 
-def test_how_well_a_whole_text_matches_does_not_hide_its_map() -> None:
-    whole = replace(grounding(hot(2, 3)), probability=0.01, phrase=Phrase("a cat", 0, 5, "whole"))
-    assert strength(whole) == 1.0
-    assert not is_absent(whole)
-
-
-@pytest.mark.parametrize("change_of", [{"probability": 0.1}, {"null_weight": 0.9}])
-def test_what_is_absent_has_neither_box_nor_label(change_of: dict[str, float]) -> None:
-    absent = replace(grounding(hot(2, 3)), **change_of)
-    assert is_absent(absent)
+def test_what_was_not_found_has_neither_box_nor_label() -> None:
+    absent = replace(grounding(hot(2, 3)), found=False)
     assert change(photo(), render(photo(), [absent], opacity=0.0)).max() == 0
     assert change(photo(), render(photo(), [absent], boxes=False)).max() > 0, "a trace of the map is left"
     other = grounding(hot(0, 1), text="a dog")

@@ -145,14 +145,16 @@ def test_calibration_tells_what_is_there_from_what_is_not() -> None:
     probabilities = np.array([[g.probability for g in row] for row in grounded])
     assert probabilities.diagonal().min() > 0.5
     # Every wall is the same head noun, so no phrase was known to be missing, and nothing was fitted.
-    assert (found.phrase_scale, found.phrase_bias) == (1.0, 0.0)
+    assert (found.phrase_scale, found.phrase_bias, found.phrase_below) == (1.0, 0.0, 0.0)
     others = [["red paint"], ["a blue wall"], ["green grass"], ["yellow sand"]]
     found = calibrate(model, pictures, others, pooled_weight=0.5, matched_share=0.1)
     assert (found.phrase_scale, found.phrase_bias) != (1.0, 0.0)
+    assert found.phrase_below > 0
     asked = [Phrase(some[0], 0, 4, "noun") for some in others]
     grounded = model.ground_regions(pictures, asked, [(60, 60)] * 4)
     probabilities = np.array([[g.probability for g in row] for row in grounded])
     assert probabilities.diagonal().min() > 0.5 > probabilities[~np.eye(4, dtype=bool)].max()
+    assert all(row[n].found for n, row in enumerate(grounded))
 
 
 def test_without_a_wrong_pair_the_calibration_stays() -> None:

@@ -24,6 +24,8 @@ NOTHING_PRECISION = 0.8
 """How often a search that says it probably found nothing shall be right, at the least."""
 PHRASE_SHARE = 0.5
 """Of the phrases that are asked about, so many are in the picture: a person types what shall be there."""
+PHRASE_BELOW = 0.2
+"""Below it a phrase counts as not found."""
 AT_ONCE = 128
 """Texts scored together."""
 MIN_SCALE = 0.01
@@ -129,7 +131,9 @@ def calibrate(
     if held.any() and missing.any():
         scores, known = _scores(model, pictures, phrases), held | missing
         scale, bias = fit_platt(scores[known], held[known], PHRASE_SHARE)
-        model.calibration = replace(model.calibration, phrase_scale=scale, phrase_bias=bias)
+        model.calibration = replace(
+            model.calibration, phrase_scale=scale, phrase_bias=bias, phrase_below=PHRASE_BELOW
+        )
     return model.calibration
 
 

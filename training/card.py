@@ -81,7 +81,7 @@ depend on that. A search whose best match is less probable than {nothing_below:.
 found nothing: on the held-out photos that was right four times in five. Of a part of a text, such as
 "a red coat", the probability is that the thing is in the picture: sigmoid({phrase_scale:.4f} · score +
 {phrase_bias:.4f}), fitted on the noun phrases of the held-out captions, of which half are supposed to be
-there. For quality on the `dev` photos, run `xattn evaluate`.
+there; below {phrase_below} it counts as not found. For quality on the `dev` photos, run `xattn evaluate`.
 
 ## Limits
 

@@ -26,6 +26,9 @@ from xattn.geometry import boxes_from_map
 from xattn.hubness import Hubness
 from xattn.types import Grounding, Phrase, RegionGrid, Size
 
+MOST_NULL = 0.8
+"""Share of attention on null above which a text counts as not found."""
+
 
 @dataclass(frozen=True, slots=True)
 class Calibration:
@@ -33,6 +36,7 @@ class Calibration:
 
     nothing_below: probability of the best match below which a search probably found nothing
     phrase_scale, phrase_bias: of a score, for the probability that what a phrase names is in a picture
+    phrase_below: that probability below which it was not found; 0: never, as nothing was fitted
     """
 
     logit_scale: float = 10.0
@@ -41,6 +45,7 @@ class Calibration:
     nothing_below: float = 0.1
     phrase_scale: float = 1.0
     phrase_bias: float = 0.0
+    phrase_below: float = 0.0
 
 
 class XAttnModel(nn.Module):
@@ -161,6 +166,9 @@ class XAttnModel(nn.Module):
         probabilities = rescored.sigmoid().tolist()
         weights = explained.weights.cpu().numpy()
         null_weights = explained.null_weight.tolist()
+        # A whole text is what was searched: how well it matches is what the ranking says.
+        unlikely = parts & (rescored.sigmoid() < c.phrase_below)
+        found = (~unlikely & (explained.null_weight <= MOST_NULL)).tolist()
 
         def grounding(b: int, n: int) -> Grounding:
             height, width = images.sizes[b]
@@ -179,6 +187,7 @@ class XAttnModel(nn.Module):
                 score=scores[b, n].item(),
                 probability=probabilities[b][n],
                 boxes=boxes_from_map(grid, sizes[b]),
+                found=found[b][n],
             )
 
         return [[grounding(b, n) for n in range(len(phrases))] for b in range(len(images))]

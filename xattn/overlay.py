@@ -3,12 +3,12 @@
 How strongly a pixel is tinted:
 
     alpha    = opacity · strength · map / max(map)
-    strength = min(1, (1 - null_weight) / PRESENT)     of a phrase also at most probability / LIKELY
+    strength = min(1, (1 - null_weight) / PRESENT), at most FAINT for what was not found
 
 The map is enlarged bilinearly and divided by its own maximum, so each phrase shows where it was found
 relative to itself. Strength says whether it was found at all: it is full while the regions hold at least
-PRESENT of the attention, and falls to nothing as the attention moves to null, or as it becomes improbable
-that the picture has what the phrase names. Boxes and labels fade with it, and what is absent has none.
+PRESENT of the attention, and falls to nothing as the attention moves to null. Boxes and labels fade with
+it, and what was not found has none.
 Where tints overlap they mix in proportion to their alphas; the order of the phrases does not matter.
 """
 
@@ -43,11 +43,8 @@ so that neighbours differ most. After the seventh phrase they start over."""
 PRESENT = 0.5
 """Share of attention on regions, as opposed to null, from which a phrase is shown at full strength."""
 
-LIKELY = 0.5
-"""Probability of a phrase from which it is shown at full strength."""
-ABSENT = 0.4
-"""Strength below which a phrase counts as not found: a probability below a fifth, or four fifths of the
-attention on null."""
+FAINT = 0.3
+"""Strength at most of what was not found."""
 
 _MAX_LABEL = 80
 _LABEL_PADDING = 3
@@ -60,14 +57,7 @@ def color_of(index: int, colors: Sequence[Color] = PALETTE) -> Color:
 
 def strength(grounding: Grounding) -> float:
     """How strongly a phrase is drawn, in [0, 1]; see the module docstring."""
-    attended = _attended(grounding.null_weight)
-    # A whole text is what was searched: how well it matches is what the ranking says.
-    return attended if grounding.phrase.source == "whole" else min(attended, grounding.probability / LIKELY)
-
-
-def is_absent(grounding: Grounding) -> bool:
-    """Whether the picture seems not to have it: no box is drawn then."""
-    return strength(grounding) < ABSENT
+    return min(_attended(grounding.null_weight), 1.0 if grounding.found else FAINT)
 
 
 def _attended(null_weight: float) -> float:
@@ -87,7 +77,7 @@ def render(
 
     picture: upright, at the size it will be shown at; not changed. size: of the upright original, which
     the boxes refer to, where `picture` is a smaller rendition of it. opacity: of the strongest tint, 0–1.
-    boxes: also draw the boxes of each grounding that is not absent, its phrase beside the strongest.
+    boxes: also draw the boxes of each grounding that was found, its phrase beside the strongest.
     """
     maps = [(g.weights, strength(g)) for g in groundings]
     shown = [color_of(i, colors) for i in range(len(groundings))]
@@ -155,7 +145,7 @@ def _draw_boxes(
     found = [
         (grounding, color, round(255 * strength(grounding)))
         for grounding, color in zip(groundings, colors, strict=True)
-        if grounding.boxes and not is_absent(grounding)
+        if grounding.boxes and grounding.found
     ]
     for grounding, color, opacity in found:
         for scored in grounding.boxes:

@@ -180,6 +180,7 @@ def print_groundings(groundings: Sequence[Grounding]) -> None:
         column.justify = "right"
     for g in groundings:
         boxes = "\n".join(f"{_corners(i, g)}  {box.weight:.0%}" for i, box in enumerate(g.boxes))
+        boxes = boxes if g.found else "not found"
         cells = (plain(g.phrase.text), f"{g.probability:.0%}", f"{g.score:.2f}", f"{g.null_weight:.0%}")
         table.add_row(*cells, boxes or "-")
     out.print(table, soft_wrap=False)
@@ -278,6 +279,7 @@ def grounding_record(grounding: Grounding) -> dict[str, Any]:
         "score": grounding.score,
         "probability": grounding.probability,
         "null_weight": grounding.null_weight,
+        "found": grounding.found,
         "weights": _rows(grounding.weights),
         "contributions": _rows(grounding.contributions),
         "rest": grounding.rest,

@@ -108,10 +108,9 @@ def legend(view: View, readable: bool = True) -> str:
 
 
 def _chip(number: int, part: Grounding) -> str:
-    absent = overlay.is_absent(part)
-    hint = "<em>not found here</em>" if absent else ""
+    hint = "" if part.found else "<em>not found here</em>"
     attention = f"{percent(part.null_weight)} of its attention goes nowhere in this picture"
-    kind = f' class="xa-absent" title="{attention}"' if absent else ""
+    kind = f' class="xa-absent" title="{attention}"' if not part.found else ""
     return (
         f"<li{kind}>{_swatch(number)}<span>{escape(part.phrase.text)}</span>"
         f"<b>{percent(part.probability)}</b>{hint}</li>"
