@@ -257,7 +257,9 @@ def test_chunked_encoders_equal_whole_ones(kind: Kind) -> None:
     for weight in weights:
         weight.grad = None
     images, texts = Chunked(encode_images, pixels.split(4)), Chunked(encode_texts, words.split(5))
-    assert take_back(*images.outputs, *texts.outputs) == whole
+    # Not bit for bit: a product of fewer rows may be summed in another order.
+    chunked = take_back(*images.outputs, *texts.outputs)
+    torch.testing.assert_close(chunked, whole, atol=0, rtol=1e-12)
     images.backward()
     texts.backward()
     assert len(expected) == 4
