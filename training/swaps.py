@@ -81,7 +81,7 @@ def common_nouns(captions: Sequence[str]) -> list[str]:
 
 
 def others(nouns: Sequence[str], sentences: Float[Tensor, "N width"]) -> dict[str, list[str]]:
-    """For each noun those near it that mean something else, of the same number, nearest first.
+    """For each noun those near it that mean something else, nearest first. Plurals (in -s) for plurals.
 
     sentences: their unit embeddings
     """

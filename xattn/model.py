@@ -162,13 +162,13 @@ class XAttnModel(nn.Module):
         scores = self.combine(explained.cosine, images.pooled @ embeddings.T, hubness)
         typical = (-c.logit_scale * hubness).tolist()
         parts = torch.tensor([phrase.source != "whole" for phrase in phrases], device=scores.device)
-        rescored = torch.where(parts, c.phrase_scale * scores + c.phrase_bias, scores)
-        probabilities = rescored.sigmoid().tolist()
+        likely = torch.where(parts, c.phrase_scale * scores + c.phrase_bias, scores).sigmoid()
+        probabilities = likely.tolist()
         weights = explained.weights.cpu().numpy()
         null_weights = explained.null_weight.tolist()
         # A whole text is what was searched: how well it matches is what the ranking says.
-        unlikely = parts & (rescored.sigmoid() < c.phrase_below)
-        found = (~unlikely & (explained.null_weight <= MOST_NULL)).tolist()
+        missing = (parts & (likely < c.phrase_below)) | (explained.null_weight > MOST_NULL)
+        found = (~missing).tolist()
 
         def grounding(b: int, n: int) -> Grounding:
             height, width = images.sizes[b]

@@ -8,8 +8,8 @@ How strongly a pixel is tinted:
 The map is enlarged bilinearly and divided by its own maximum, so each phrase shows where it was found
 relative to itself. Strength says whether it was found at all: it is full while the regions hold at least
 PRESENT of the attention, and falls to nothing as the attention moves to null. Boxes and labels fade with
-it, and what was not found has none.
-Where tints overlap they mix in proportion to their alphas; the order of the phrases does not matter.
+it, and what was not found has none. Where tints overlap they mix in proportion to their alphas; the order
+of the phrases does not matter.
 """
 
 from __future__ import annotations

@@ -180,9 +180,8 @@ def print_groundings(groundings: Sequence[Grounding]) -> None:
         column.justify = "right"
     for g in groundings:
         boxes = "\n".join(f"{_corners(i, g)}  {box.weight:.0%}" for i, box in enumerate(g.boxes))
-        boxes = boxes if g.found else "not found"
         cells = (plain(g.phrase.text), f"{g.probability:.0%}", f"{g.score:.2f}", f"{g.null_weight:.0%}")
-        table.add_row(*cells, boxes or "-")
+        table.add_row(*cells, (boxes or "-") if g.found else "not found")
     out.print(table, soft_wrap=False)
 
 

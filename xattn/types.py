@@ -117,8 +117,8 @@ class Grounding:
     score:              match logit of this text and this picture
     probability:        of a whole text, that it describes the picture; of a phrase in one, that what it
                         names is there (xattn.model)
-    found:              False where the picture seems not to have it: it is shown faintly, without boxes
     boxes:              strongest first, in pixels of the upright original; may be empty
+    found:              False where the picture seems not to have it: it is shown faintly, without boxes
     """
 
     phrase: Phrase

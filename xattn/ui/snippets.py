@@ -108,9 +108,10 @@ def legend(view: View, readable: bool = True) -> str:
 
 
 def _chip(number: int, part: Grounding) -> str:
-    hint = "" if part.found else "<em>not found here</em>"
-    attention = f"{percent(part.null_weight)} of its attention goes nowhere in this picture"
-    kind = f' class="xa-absent" title="{attention}"' if not part.found else ""
+    kind = hint = ""
+    if not part.found:
+        attention = f"{percent(part.null_weight)} of its attention goes nowhere in this picture"
+        kind, hint = f' class="xa-absent" title="{attention}"', "<em>not found here</em>"
     return (
         f"<li{kind}>{_swatch(number)}<span>{escape(part.phrase.text)}</span>"
         f"<b>{percent(part.probability)}</b>{hint}</li>"
