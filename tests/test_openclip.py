@@ -55,6 +55,39 @@ def test_pooled_embeddings_are_open_clips_own(family: str, resize_mode: str) -> 
     torch.testing.assert_close(norms, found.mask.float(), atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+@pytest.mark.parametrize("family", [*FAMILIES, *FIXED])
+def test_lower_precision_changes_little_and_no_signature(family: str, precision: str) -> None:
+    exact, rough = (vision_of(tiny_clip(family), precision=p) for p in ("fp32", precision))
+    with torch.inference_mode():
+        expected, found = (vision([vision.preprocess(p) for p in PICTURES]) for vision in (exact, rough))
+    for a, b in ((expected.pooled, found.pooled), (expected.regions, found.regions)):
+        assert b.dtype == torch.float32
+        assert not torch.equal(a, b)
+        torch.testing.assert_close(b, a, atol=0.02, rtol=0)
+    assert rough.signature == exact.signature
+
+
+def test_precision_is_left_to_training_there() -> None:
+    vision = vision_of(tiny_clip("vit"), precision="bf16").train()
+    exact = vision_of(tiny_clip("vit")).train()
+    frames = [exact.preprocess(picture) for picture in PICTURES]
+    torch.testing.assert_close(vision(frames).pooled, exact(frames).pooled, atol=1e-6, rtol=0)
+
+
+def test_no_product_under_autocast_copies_weights_for_each_token() -> None:
+    """Such as torch's MultiheadAttention makes of its first one: a batch of products, one a token."""
+    vision = vision_of(tiny_clip("vit"), precision="bf16")
+    frames = [vision.preprocess(noise(64, 64, seed)) for seed in range(3)]
+    with torch.inference_mode(), torch.profiler.profile(record_shapes=True) as profile:
+        vision(frames)
+    weights = {tuple(p.shape) for p in vision.parameters() if p.ndim == 2}
+    weights |= {shape[::-1] for shape in weights}
+    shapes = [tuple(shape) for e in profile.events() if e.name == "aten::bmm" for shape in e.input_shapes]
+    assert shapes
+    assert not [shape for shape in shapes if shape[1:] in weights]
+
+
 def test_the_two_views_are_one_where_they_are_the_same() -> None:
     vision = vision_of(tiny_clip("vit"))
     assert len(vision.preprocess(noise(64, 64))) == 1

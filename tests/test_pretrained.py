@@ -52,11 +52,11 @@ def test_weights_from_a_file(weights: Path) -> None:
 
 
 def test_options_follow_the_name(weights: Path) -> None:
-    name = f"openclip:tiny-vit@{weights}?method=naclip&regions=40&windows=1&prompts=photo&temperature=7"
-    model = load_model(name, device="cpu")
+    options = "method=naclip&regions=40&windows=1&precision=bf16&prompts=photo&temperature=7"
+    model = load_model(f"openclip:tiny-vit@{weights}?{options}", device="cpu")
     assert isinstance(model.vision, OpenClipVision)
     assert isinstance(model.text, OpenClipText)
-    assert model.vision.config == RegionConfig("naclip", 40, windows=True)
+    assert model.vision.config == RegionConfig("naclip", 40, windows=True, precision="bf16")
     assert model.text.templates == ("a photo of {}.",)
     assert model.attention.query.weight[0, 0].item() == pytest.approx(7 * model.dim**0.5)
 
@@ -95,6 +95,7 @@ def test_names(name: str, source: Source) -> None:
         ("openclip:ViT-B-16/openai?methods=naclip", "unknown option methods; valid are method, regions"),
         ("openclip:ViT-B-16/openai?method=clip", "unknown method 'clip'; valid are auto, clearclip"),
         ("openclip:ViT-B-16/openai?regions=many", "invalid literal"),
+        ("openclip:ViT-B-16/openai?precision=int8", "unknown precision 'int8'; valid are fp32, bf16"),
         ("openclip:ViT-B-16/openai?prompts=long", "unknown prompts 'long'; valid are none, photo"),
     ],
 )

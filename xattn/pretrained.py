@@ -8,6 +8,7 @@ A name may end in options, as a web address does:
     regions       about how many regions a picture gets
     windows       1: the picture is seen through overlapping windows; for many regions
     pooled        own: open_clip's exact embedding; regions: from the regions' view, in one pass less
+    precision     fp32, bf16 or fp16: of the vision tower's matrix products
     prompts       none, photo, simple or imagenet: sentences that a text is put into
     temperature   of the attention over cosines
 """
@@ -43,7 +44,7 @@ POOLED_WEIGHT = 0.75
 CLIP_MIDPOINT = 0.25
 """Cosine that counts as probability ½ for models trained with softmax, which know no such point: between
 what matching and unmatched pairs usually have. Rough until calibrated on data."""
-OPTIONS = ("method", "regions", "windows", "pooled", "prompts", "temperature")
+OPTIONS = ("method", "regions", "windows", "pooled", "precision", "prompts", "temperature")
 
 
 def load_pretrained(name: str) -> XAttnModel:
@@ -61,6 +62,7 @@ def load_pretrained(name: str) -> XAttnModel:
             num_regions=int(options["regions"]) if "regions" in options else None,
             windows=options.get("windows", "0") not in ("0", "false", "no"),
             pooled=options.get("pooled", "own"),
+            precision=options.get("precision", "fp32"),
         )
         templates = templates_of(options.get("prompts", "none"), plain)
         temperature = float(options.get("temperature", TEMPERATURE))

@@ -131,10 +131,11 @@ class HybridEncoder(VisionEncoder):
         frames = (conv.float() / 127.5 - 1).contiguous(memory_format=torch.channels_last)
         final, (middle,) = self.conv.forward_intermediates(frames, [CONV_STAGE])
         cells = final.flatten(2).transpose(1, 2)
-        textures = F.interpolate(middle, grid, mode="bilinear", antialias=True).flatten(2).transpose(1, 2)
+        # In float32 under autocast, too: torch has no resampling of half precision on a CPU.
+        textures = F.interpolate(middle.float(), grid, mode="bilinear", antialias=True)
         return TowerFeatures(
             cells=cells,
-            textures=textures,
+            textures=textures.flatten(2).transpose(1, 2),
             tokens=last,
             early=torch.cat([early_class, early], 1),
             prior=self.fusion.class_prior(cells, self.conv.get_submodule("classifier")),
