@@ -55,11 +55,12 @@ RefCOCOS. Left out: the sample photos that xattn shows, every photo of the `dev`
 
 The pooled embedding and the text head copy the mean of {teachers} teachers of the same form, trained from
 other seeds, {folds} of them without a fold of the pictures each, by symmetric InfoNCE over all pairs of
-pictures and captions of a batch, and of pictures and names of categories. Regions and cross-attention: the
-same loss over what the attention reads, over its mean with the pooled cosines of the teacher that never
-saw the picture, and over how little attention goes to null; attention held to the boxes of categories and
-of phrases; attention held to null for absent categories. The weights are the mean of {runs} such runs from
-one start.
+pictures and captions of a batch, with captions made wrong by a word as further negatives, and of pictures
+and names of categories. Regions and cross-attention: the same loss over what the attention reads, over its
+mean with the pooled cosines of the teacher that never saw the picture, and over how little attention goes
+to null; attention held to the boxes of categories and of phrases; attention held to null for absent
+categories. For boxes, photos that have them and no captions are used, too. The weights are the mean of
+{runs} such runs from one start.
 
     python -m training {name} --data DIR --out DIR
 

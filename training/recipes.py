@@ -33,7 +33,6 @@ class Recipe:
                       absent_texts: categories it lacks
     captions:         drawn per picture and step, fewer where it has fewer
     swaps:            wrong captions (training.swaps) drawn with each caption, fewer where it has fewer
-    only_boxed:       regions and attention are trained on pictures that have boxes and no captions, too
     joint_weight, presence_weight, box_weight, absent_weight: of these losses, beside the contrastive one
                       of attended scores, which weighs 1
     evenness:         how much attention shall fill a box, beside lying in it
@@ -42,7 +41,7 @@ class Recipe:
     pooled_weight:    β of the score (xattn.model), chosen on the dev photos
     bank_size:        pictures, each with one of its captions, that hubness is measured on; bank_scale: its
                       scale (xattn.hubness), chosen on the dev photos
-    max_pictures:     use the first so many captioned ones only
+    max_pictures:     use the first so many with captions, and of those with boxes alone, only
     random_towers:    small towers with random weights instead of the pretrained ones
     """
 
@@ -58,7 +57,7 @@ class Recipe:
     copy_weight: float = 100.0
     added_texts: int = 200
     name_weight: float = 0.1
-    runs: int = 2
+    runs: int = 3
     epochs: int = 12
     batch_size: int = 96
     learning_rate: float = 1e-3
@@ -71,8 +70,7 @@ class Recipe:
     region_texts: int = 8
     absent_texts: int = 10
     captions: int = 2
-    swaps: int = 0
-    only_boxed: bool = False
+    swaps: int = 1
     joint_weight: float = 1.0
     presence_weight: float = 0.5
     box_weight: float = 4.0
@@ -80,7 +78,7 @@ class Recipe:
     absent_weight: float = 1.0
     held_out: int = 96
     matched_share: float = 0.1
-    pooled_weight: float = 0.7
+    pooled_weight: float = 0.8
     bank_size: int = 1000
     bank_scale: float = 10.0
     max_pictures: int | None = None
@@ -117,15 +115,7 @@ def default(smoke: bool = False) -> Recipe:
     )
 
 
-def candidate(smoke: bool = False) -> Recipe:
-    """What may ship next: its parts were found good alone (benchmarks/results/experiments.md), the whole
-    has not been trained yet."""
-    return replace(default(smoke), name="candidate", swaps=1, only_boxed=True)
-
-
-RECIPES: Mapping[str, Callable[[bool], Recipe]] = MappingProxyType(
-    {"default": default, "candidate": candidate}
-)
+RECIPES: Mapping[str, Callable[[bool], Recipe]] = MappingProxyType({"default": default})
 
 
 def changed(recipe: Recipe, settings: Mapping[str, str]) -> Recipe:

@@ -80,7 +80,7 @@ def run(
     """
     dataset = read_dataset(places.data, "train", read_credited(places.credits))
     captioned = [picture for picture in dataset.pictures if picture.captions][: recipe.max_pictures]
-    boxed = [picture for picture in dataset.pictures if recipe.only_boxed and not picture.captions]
+    boxed = [picture for picture in dataset.pictures if not picture.captions][: recipe.max_pictures]
     dataset = replace(dataset, pictures=(*captioned, *boxed))
     torch.manual_seed(recipe.seed)
     model = untrained(recipe, dataset).to(device)
