@@ -182,7 +182,7 @@ class ResNetTower(Tower):
     cell = (32, 32)
 
     def __init__(self, visual: nn.Module) -> None:
-        super().__init__(visual.to(memory_format=torch.channels_last))  # a sixth faster on a CPU
+        super().__init__(visual)
         size = self.visual.image_size
         self.native = (size, size) if isinstance(size, int) else tuple(size)
         side = round((len(self.visual.attnpool.positional_embedding) - 1) ** 0.5)
