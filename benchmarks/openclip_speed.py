@@ -5,7 +5,8 @@
     eager           torch in float32: what runs unless something else is asked for
     channels-last   the same with weights and pictures in that layout
     bf16, fp16      by autocast, as the option precision of a model's name does it
-    compiled        by torch.compile; its first call, which compiles, is timed by itself
+    compiled        by torch.compile; its first call, which compiles, is timed by itself, and is short where
+                    torch has kept the code on the disk since an earlier run, as before the committed result
     bf16 compiled   both
     onnxruntime     the exported graph; on a CPU
 

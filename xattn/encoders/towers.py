@@ -122,20 +122,25 @@ class VitTower(Tower):
     def encode(
         self, pixels: Float[Tensor, "B 3 h w"], method: DenseMethod
     ) -> tuple[Float[Tensor, "B R D"], Float[Tensor, "B D"]]:
-        grid = TokenGrid(self.grid((pixels.shape[2], pixels.shape[3])), 1)
-        *blocks, last = map(VitBlock, self.visual.transformer.resblocks)
-        x = self.embedded(pixels, self.positions(grid.size))
-        for block in blocks:
-            x = block.plain(x)
+        x, last, grid = self.before_last(pixels)
         whole = last.plain(x)
         tokens = whole if method == "plain" else last_block_tokens(last, x, method, grid)
         return self.project(tokens[:, 1:]), self.pool(whole)
 
     def pooled(self, pixels: Float[Tensor, "B 3 h w"]) -> Float[Tensor, "B D"]:
-        x = self.embedded(pixels, self.positions(self.trained_grid.size))
-        for block in map(VitBlock, self.visual.transformer.resblocks):
+        x, last, _ = self.before_last(pixels)
+        return self.pool(last.plain(x))
+
+    def before_last(
+        self, pixels: Float[Tensor, "B 3 h w"]
+    ) -> tuple[Float[Tensor, "B T C"], VitBlock, TokenGrid]:
+        """Tokens that enter the last block, that block, and how the tokens lie."""
+        grid = TokenGrid(self.grid((pixels.shape[2], pixels.shape[3])), 1)
+        *blocks, last = map(VitBlock, self.visual.transformer.resblocks)
+        x = self.embedded(pixels, self.positions(grid.size))
+        for block in blocks:
             x = block.plain(x)
-        return self.pool(x)
+        return x, last, grid
 
     def pool(self, tokens: Float[Tensor, "B T C"]) -> Float[Tensor, "B D"]:
         """What open_clip makes of the last block's tokens."""
