@@ -17,20 +17,24 @@ def main() -> int:
     options = parser.parse_args()
 
     # After the arguments: it takes seconds, and help and mistakes need none of it.
+    from xattn.allocator import keep_freed_memory
+    from xattn.cli.progress import Preparation
     from xattn.errors import XattnError
-    from xattn.memory import keep_freed_memory
     from xattn.ui import launch
 
     keep_freed_memory()
 
     try:
-        launch(
-            options.index,
-            options.model,
-            host=options.host,
-            port=options.port,
-            open_browser=options.open_browser,
-        )
+        with Preparation() as shown:
+            launch(
+                options.index,
+                options.model,
+                host=options.host,
+                port=options.port,
+                open_browser=options.open_browser,
+                announce=shown.announce,
+                report=shown.report,
+            )
     except XattnError as error:
         print(f"xattn: {error}", file=sys.stderr)
         return 1

@@ -22,7 +22,7 @@ from typing import Any
 
 from benchmarks.own_captions import stamps_with_captions
 from benchmarks.record import RESULTS, Figure, OtherPrograms, current_commit, keep, show
-from training.own.settings import Settings
+from xattn.training.settings import Settings
 
 NUM_PICTURES = 272
 FACTOR = 1000

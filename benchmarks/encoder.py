@@ -28,7 +28,7 @@ from benchmarks.timing import in_turns, median_ratio, milliseconds
 from xattn import images, load_model
 from xattn.encoders import Frames
 from xattn.model import XAttnModel
-from xattn.ui.samples import PROJECT_DIR, Samples
+from xattn.service.samples import PROJECT_DIR, Samples
 
 ROUNDS = 15
 STARTS = 7

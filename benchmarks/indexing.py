@@ -20,7 +20,7 @@ from xattn import images, load_model
 from xattn.encoders import Frames
 from xattn.engine import open_index
 from xattn.model import XAttnModel
-from xattn.ui.samples import Samples
+from xattn.service.samples import Samples
 
 ROUNDS = 3
 BATCH = 8

@@ -2,7 +2,7 @@
 
     python -m benchmarks.loss_memory
 
-tiled, untiled: every picture × every caption, `xattn.contrastive.all_pairs_loss`. sampled: FLAIR's scheme
+tiled, untiled: every picture × every caption, `xattn.losses.all_pairs_loss`. sampled: FLAIR's scheme
 (Xiao et al. 2025, section 3.3), written here from its description: each picture meets its own captions and
 one random caption of each other picture. All take the gradient of everything: one step's loss, forward
 and backward, sigmoid form. --pictures takes the first so many pictures only, with the captions of all: the
@@ -30,9 +30,8 @@ from torch.nn import functional as F
 
 from benchmarks.record import OtherPrograms, current_commit, keep
 from xattn.attention import CrossAttention, attention_weights
-from xattn.contrastive import Pairs, all_pairs_loss
-from xattn.contrastive.pairs import TILE
-from xattn.losses import sigmoid_pairs
+from xattn.losses import Pairs, all_pairs_loss, sigmoid_pairs
+from xattn.losses.pairs import TILE
 
 SCHEMES = ("tiled", "untiled", "sampled")
 

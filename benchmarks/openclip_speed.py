@@ -44,10 +44,10 @@ from benchmarks.record import keep
 from benchmarks.timing import in_turns
 from xattn import load_model
 from xattn.encoders import TextEncoder, VisionEncoder
-from xattn.encoders.graphs import parts
-from xattn.encoders.onnx import Graph, export_function
-from xattn.encoders.openclip import OpenClipVision, RegionConfig
-from xattn.encoders.openclip_models import build_clip
+from xattn.encoders.onnx.graphs import parts
+from xattn.encoders.onnx.runtime import Graph, export_function
+from xattn.encoders.openclip.model import OpenClipVision, RegionConfig
+from xattn.encoders.openclip.names import build_clip
 
 MODELS = ("ViT-B-32", "ViT-B-16", "RN50", "convnext_base", "default")
 Run = Callable[[], tuple[Tensor, ...]]

@@ -27,9 +27,9 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from benchmarks.record import RESULTS, Figure, OtherPrograms, about, current_commit, keep, show
-from xattn.checkpoint import load_model
 from xattn.datasets import Dataset, load_dataset
 from xattn.evaluation import Report, Settings, evaluate
+from xattn.model.checkpoint import load_model
 
 NUM_OWN = 500
 WHOLE = ("text → image", "two-stage")

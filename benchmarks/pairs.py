@@ -4,7 +4,7 @@
 
 Two models begin as the default recipe's does, towers frozen and their features kept in --cache, and see the
 same batches: photos with --captions captions each. One takes the loss over every picture × every caption
-(`xattn.contrastive.all_pairs_loss`), the other FLAIR's scheme (`benchmarks.loss_memory.sampled_loss`: own
+(`xattn.losses.all_pairs_loss`), the other FLAIR's scheme (`benchmarks.loss_memory.sampled_loss`: own
 captions and one random caption of each other picture), both in the sigmoid form. They train in turns,
 always the one that has used less time, until each has used --minutes of one core: on a quiet machine that
 is wall time, on a busy one it is fairer. The learning rate follows the time used. Searched at the end:
@@ -30,17 +30,17 @@ from torch import Tensor, nn
 from benchmarks.loss_memory import sampled_loss
 from benchmarks.record import RESULTS, Figure, OtherPrograms, current_commit, keep, show
 from training.alignment import align
-from training.batches import gather, text_table
-from training.data import Dataset, Picture, read_dataset
-from training.features import ViewFeatures, cached_features
 from training.recipes import Recipe, default
 from training.run import untrained
-from training.towers import towers_of
 from xattn.attention import CrossAttention
-from xattn.bootstrap import bootstrap_interval, paired_difference
-from xattn.contrastive import Pairs, all_pairs_loss
+from xattn.losses import Pairs, all_pairs_loss
 from xattn.metrics import retrieval_ranks
+from xattn.metrics.intervals import bootstrap_interval, paired_difference
 from xattn.model import XAttnModel
+from xattn.training.default_towers import towers_of
+from xattn.training.features import ViewFeatures, cached_features
+from xattn.training.gather import gather, text_table
+from xattn.training.pictures import Dataset, Picture, read_dataset
 
 Loss = Callable[[CrossAttention, Pairs, Tensor, Tensor], Tensor]
 EXACT, SAMPLED = "all pairs", "sampled"

@@ -25,10 +25,10 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
+from xattn.allocator import keep_freed_memory
 from xattn.engine import Engine, open_index
-from xattn.memory import keep_freed_memory
 from xattn.model import XAttnModel
-from xattn.ui.samples import PROJECT_DIR, Samples
+from xattn.service.samples import PROJECT_DIR, Samples
 
 RESULTS = PROJECT_DIR / "benchmarks" / "results"
 QUIET = 0.05

@@ -17,7 +17,7 @@ from benchmarks.contact_sheet import Row
 from benchmarks.record import Figure, Result
 from xattn import load_model
 from xattn.engine import Engine
-from xattn.ui.samples import Samples
+from xattn.service.samples import Samples
 
 SHOWN = 3
 

@@ -20,12 +20,12 @@ from benchmarks import record
 from benchmarks.record import Figure, Result
 from benchmarks.timing import in_turns, median_ratio, milliseconds
 from xattn import load_model
-from xattn.catalogue import Identity
 from xattn.engine import Engine
 from xattn.geometry import boxes_from_map
-from xattn.phrases import parse
+from xattn.query import parse
+from xattn.service.samples import Samples
 from xattn.store import Store
-from xattn.ui.samples import Samples
+from xattn.store.schema import Identity
 
 ROUNDS = 10
 RERANKED = 100

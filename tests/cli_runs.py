@@ -20,7 +20,9 @@ def load_model_fixture(monkeypatch):
     In every test of a file that imports this.
     """
     null_values = {"default": -1.0, "other": -0.8}
-    monkeypatch.setattr("xattn.checkpoint.load_model", lambda name: color_model(name, null_values[name]))
+    monkeypatch.setattr(
+        "xattn.model.checkpoint.load_model", lambda name: color_model(name, null_values[name])
+    )
 
 
 @pytest.fixture(name="photos")

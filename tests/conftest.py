@@ -27,7 +27,7 @@ for name in ("XATTN_INDEX", "XATTN_MODEL"):
 
 # Processes that tests start are forked from one that has imported this, once for the whole run: a process
 # that imports torch by itself takes seconds. There is one such server, so no test may ask for another.
-multiprocessing.set_forkserver_preload(["tests.test_resume", "torch.distributed.fsdp"])
+multiprocessing.set_forkserver_preload(["tests.training.test_resume", "torch.distributed.fsdp"])
 
 torch.set_num_threads(min(2, os.cpu_count() or 1))
 # Times vary with the machine's load; a deadline would make tests fail for no fault of the code.

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from xattn import images
+from xattn.images.pixels import TRANSPOSES
 
 SIZE = (24, 40)  # height, width
 RED, GREEN, BLUE, WHITE = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255)
@@ -64,7 +64,7 @@ def turned(orientation: int, size: tuple[int, int] = SIZE) -> tuple[Image.Image,
     exif = Image.Exif()
     exif[0x0112] = orientation
     inverse = {6: Image.Transpose.ROTATE_90, 8: Image.Transpose.ROTATE_270}
-    ways = {**images._TRANSPOSES, **inverse}  # the others undo themselves
+    ways = {**TRANSPOSES, **inverse}  # the others undo themselves
     stored = picture(size)
     return (stored if orientation == 1 else stored.transpose(ways[orientation])), exif
 

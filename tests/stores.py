@@ -4,8 +4,8 @@ from pathlib import Path
 
 import numpy as np
 
-from xattn.catalogue import FileState, Identity
 from xattn.store import NewContent, NewFile, Store
+from xattn.store.schema import FileState, Identity
 
 DIM = 6
 MODEL = Identity("0123456789abcdef", "painter", DIM)

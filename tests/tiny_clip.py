@@ -20,7 +20,7 @@ from timm.models.vision_transformer_hybrid import HybridEmbed
 from timm.models.vitamin import GeGluMlp, MbConvStages, VitCfg, VitConvCfg
 from torch import nn
 
-from xattn.encoders.openclip_models import Loaded, build_clip
+from xattn.encoders.openclip.names import Loaded, build_clip
 
 DIM = 24
 TEXT = {"context_length": 12, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 1}

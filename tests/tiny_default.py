@@ -16,11 +16,11 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
 from training import run
-from training.data import Dataset
 from training.recipes import default
-from xattn.encoders.fusion import FusionConfig
-from xattn.encoders.vision import HybridConfig
+from xattn.encoders.hybrid.fusion import FusionConfig
+from xattn.encoders.hybrid.vision import HybridConfig
 from xattn.model import XAttnModel
+from xattn.training.pictures import Dataset
 
 CONV_WIDTH, TEXTURE_WIDTH, VIT_WIDTH = 24, 16, 24
 STAGES = [

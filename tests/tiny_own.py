@@ -13,13 +13,13 @@ import pytest
 from PIL import Image
 
 from tests.tiny_default import tiny_default
-from training.own.data import kept_form, load_own
-from training.own.loop import Loop
-from training.own.objective import Batches
-from training.own.prepared import Places, Prepared
-from training.own.settings import Settings, smoke
-from xattn.checkpoint import load_model, save_model
 from xattn.datasets import load_dataset
+from xattn.model.checkpoint import load_model, save_model
+from xattn.training.data import kept_form, load_own
+from xattn.training.loop import Loop
+from xattn.training.objective import Batches
+from xattn.training.prepare import Places, Prepared
+from xattn.training.settings import Settings, smoke
 
 COLORS = {"red": (220, 20, 20), "green": (20, 160, 20), "blue": (20, 40, 220), "yellow": (240, 230, 20)}
 SIZES = [(60, 90), (90, 60), (70, 72)]

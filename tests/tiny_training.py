@@ -14,12 +14,12 @@ import torch
 from PIL import Image
 
 from tests.tiny_default import tiny_nets
-from training.data import Dataset, read_dataset
-from training.features import ViewFeatures, cached_features
 from training.recipes import default
 from training.run import untrained
-from training.towers import towers_of
 from xattn.model import XAttnModel
+from xattn.training.default_towers import towers_of
+from xattn.training.features import ViewFeatures, cached_features
+from xattn.training.pictures import Dataset, read_dataset
 
 SMOKE = default(smoke=True)
 SIZES = [(60, 90), (90, 60), (70, 72)]

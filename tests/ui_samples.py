@@ -5,8 +5,8 @@ import json
 import pytest
 
 from tests.color_model import color_model, paint
+from xattn.service.samples import Credit, Samples
 from xattn.ui.render import Renderer
-from xattn.ui.samples import Credit, Samples
 
 GRID = (5, 7)
 

@@ -2,18 +2,13 @@
 
     recipes     settings as frozen dataclasses, each with a smoke variant
     towers      pretrained nets, as PyPI packages carry them, put into xattn's modules
-    data        records.jsonl → pictures with captions and boxes
     swaps       captions made wrong by one word
-    views       crops of a picture, and where its boxes land in them
-    features    what the frozen towers say of every picture and view, kept on disk
     batches     random batches of those features, with the texts that go with them
     alignment   where training starts
     distil      the pooled embedding, copied from teachers
     fit         a loop over steps, which distil and loop share
     loop        the training itself
-    calibrate   cosines → probabilities
     run         all of it in order
-    own         fine-tuning on your own captions: `xattn train`
 
 Only the fusion, the text head and the cross-attention are trained; the towers stay as they come. So each
 picture passes the towers once per view, and an epoch over the kept features takes about two minutes on

@@ -1,7 +1,4 @@
-"""`python -m training RECIPE --data DIR --out DIR`: see `training`.
-
-`python -m training own ...` is `xattn train`: see `training.own`.
-"""
+"""`python -m training RECIPE --data DIR --out DIR`: see `training`."""
 
 from __future__ import annotations
 
@@ -12,8 +9,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from training.recipes import RECIPES, changed
+from xattn.allocator import keep_freed_memory
 from xattn.errors import XattnError
-from xattn.memory import keep_freed_memory
 from xattn.types import Progress
 
 SAMPLES = Path(__file__).parents[1] / "data" / "samples" / "credits.json"
@@ -23,10 +20,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Runs a recipe from the command line; returns the exit status."""
     keep_freed_memory()
     given = sys.argv[1:] if arguments is None else list(arguments)
-    if given[:1] == ["own"]:
-        from training.own import command
-
-        return command.main(given[1:])
     parser = _parser()
     options = parser.parse_args(given)
     try:
@@ -55,7 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser("python -m training", description="Train a model by a recipe.")
-    parser.add_argument("recipe", choices=sorted(RECIPES), help="or: own, which is xattn train")
+    parser.add_argument("recipe", choices=sorted(RECIPES), help="which model")
     parser.add_argument(
         "--data", type=Path, required=True, metavar="DIR", help="directory with records.jsonl"
     )

@@ -1,7 +1,8 @@
 """Where training starts: with text and pictures in one space already, before any caption is seen.
 
-The class prior (`xattn.encoders.fusion`) is an average of sentence features, and so is a text. Both are
-turned by one matrix, the principal directions of the training texts, and the cross-attention starts as a
+The class prior (`xattn.encoders.hybrid.fusion`) is an average of sentence features, and so is a text. Both
+are turned by one
+matrix, the principal directions of the training texts, and the cross-attention starts as a
 comparison in that space: its first maps show where the convolutional net sees what the text names. All
 else starts small beside that.
 """
@@ -14,8 +15,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from training.towers import towers_of
 from xattn.model import XAttnModel
+from xattn.training.default_towers import towers_of
 
 
 @torch.no_grad()

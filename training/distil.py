@@ -23,15 +23,16 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from training.batches import drawn_captions, gather
-from training.data import Picture
-from training.features import ViewFeatures
+from training.batches import drawn_captions
 from training.fit import OnStep, fit
 from training.recipes import Recipe
-from xattn.encoders.fusion import FusionConfig, Pooling
-from xattn.encoders.text import TextHead
+from xattn.encoders.hybrid.fusion import FusionConfig, Pooling
+from xattn.encoders.hybrid.text import TextHead
 from xattn.errors import DataError
 from xattn.losses import info_nce
+from xattn.training.features import ViewFeatures
+from xattn.training.gather import gather
+from xattn.training.pictures import Picture
 
 Summary = Mapping[str, Float[Tensor, "B W"]]
 """`Pooling.summary`: all that a pooled head sees of a picture."""

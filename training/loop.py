@@ -16,8 +16,8 @@ from training.distil import Asked, Teachers, copy_loss
 from training.fit import OnStep, fit
 from training.recipes import Recipe
 from xattn.attention import CrossAttention, attention_weights
-from xattn.encoders.fusion import Fusion
-from xattn.encoders.text import TextHead
+from xattn.encoders.hybrid.fusion import Fusion
+from xattn.encoders.hybrid.text import TextHead
 from xattn.losses import absent_attention, box_attention, info_nce, presence_logits
 
 

@@ -40,7 +40,7 @@ class Recipe:
     matched_share:    of the pairs that calibration imagines, how many match
     pooled_weight:    β of the score (xattn.model), chosen on the dev photos
     bank_size:        pictures, each with one of its captions, that hubness is measured on; bank_scale: its
-                      scale (xattn.hubness), chosen on the dev photos
+                      scale (xattn.model.hubness), chosen on the dev photos
     max_pictures:     use the first so many with captions, and of those with boxes alone, only
     random_towers:    small towers with random weights instead of the pretrained ones
     """

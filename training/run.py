@@ -21,25 +21,27 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from training.alignment import align
-from training.batches import Sampler, gather, text_table
-from training.calibrate import calibrate
+from training.batches import Sampler
 from training.card import model_card
-from training.data import Dataset, Picture, read_credited, read_dataset
 from training.distil import SummarySampler, distil, summarise, train_teachers
-from training.features import ViewFeatures, cached_features
 from training.fit import OnStep
 from training.loop import Objective, train
 from training.recipes import Recipe
 from training.swaps import with_wrong_captions
-from training.towers import load_text, load_vision, towers_of
+from training.towers import load_text, load_vision
 from xattn.attention import CrossAttention
-from xattn.checkpoint import save_model
-from xattn.encoders.fusion import FusionConfig
-from xattn.encoders.text import SentenceConfig, SentenceEncoder, TextHead
-from xattn.encoders.vision import HybridConfig, HybridEncoder
+from xattn.encoders.hybrid.fusion import FusionConfig
+from xattn.encoders.hybrid.text import SentenceConfig, SentenceEncoder, TextHead
+from xattn.encoders.hybrid.vision import HybridConfig, HybridEncoder
 from xattn.errors import DataError
-from xattn.hubness import Hubness
 from xattn.model import Calibration, XAttnModel
+from xattn.model.checkpoint import save_model
+from xattn.model.hubness import Hubness
+from xattn.training.calibrate import calibrate
+from xattn.training.default_towers import towers_of
+from xattn.training.features import ViewFeatures, cached_features
+from xattn.training.gather import gather, text_table
+from xattn.training.pictures import Dataset, Picture, read_credited, read_dataset
 from xattn.types import Progress, RegionGrid
 
 BANK_BATCH = 96

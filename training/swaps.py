@@ -18,9 +18,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from training.data import Dataset
-from xattn.encoders.text import SentenceEncoder
-from xattn.phrases import parse
+from xattn.encoders.hybrid.text import SentenceEncoder
+from xattn.query import parse
+from xattn.training.pictures import Dataset
 
 EXCLUSIVE = tuple(
     words.split()

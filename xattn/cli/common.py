@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from xattn import __version__, terminal
+from xattn import __version__
+from xattn.cli import progress, terminal
 from xattn.errors import StoreError, XattnError
 
 if TYPE_CHECKING:
@@ -111,7 +112,7 @@ def _xattn(
 def opened(index_dir: Path, model: str, *, create: bool = False) -> Iterator[Engine]:
     """The engine on an index, which only `create` may make: a mistyped name is no new index."""
     directory = index_dir.expanduser() if create else existing(index_dir)
-    with terminal.loading(model):
+    with progress.loading(model):
         import xattn
 
         engine = xattn.open(directory, model)

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from xattn import terminal
+from xattn.cli import terminal
 from xattn.cli.common import DEFAULT_INDEX, IndexDir, ModelName, app, check_folder, opened
 
 

@@ -7,8 +7,9 @@ from typing import Annotated
 
 import typer
 
-from xattn import terminal
+from xattn.cli import progress, terminal
 from xattn.cli.common import Json, ModelName, app, check_folder
+from xattn.service import schemas
 
 
 @app.command()
@@ -29,14 +30,14 @@ def evaluate(
     """Measure a model on captioned pictures: retrieval, grounding, hard negatives, calibration."""
     if json_file is not None:
         check_folder(json_file, "--json")
-    with terminal.loading(model, against or ""):
+    with progress.loading(model, against or ""):
         from xattn import evaluation
-        from xattn.checkpoint import load_model
+        from xattn.model.checkpoint import load_model
 
         dataset = evaluation.load_dataset(data, split)
         first = load_model(model)
         second = None if against is None else load_model(against)
-    with terminal.Bar("encoding pictures") as bar:
+    with progress.Bar("encoding pictures") as bar:
         report = evaluation.evaluate(first, dataset, other=second, progress=bar.update)
     if json_file is not None:
         json_file.write_text(report.to_json() + "\n", encoding="utf-8")
@@ -58,11 +59,11 @@ def models(
     licence is that of the weights as far as known: check the model's own card.
     """
     with terminal.err.status("loading"):
-        from xattn.encoders.openclip_catalogue import list_models
+        from xattn.encoders.openclip.listing import list_models
 
         found = [model for model in list_models(text) if model.maps == "advised" or not advised]
     if as_json:
-        terminal.print_json({"models": [terminal.model_record(model) for model in found]})
+        terminal.print_json({"models": [schemas.model_record(model) for model in found]})
     elif terminal.is_interactive():
         terminal.print_models(found)
     else:
@@ -82,9 +83,9 @@ def export(
     Give that directory as --model. It loads without a network, by torch where ONNX Runtime is not
     installed or a graphics card is used. Needs the extra *onnx*.
     """
-    with terminal.loading(model):
-        from xattn.checkpoint import load_model, save_model
-        from xattn.encoders.graphs import export_graphs
+    with progress.loading(model):
+        from xattn.encoders.onnx.graphs import export_graphs
+        from xattn.model.checkpoint import load_model, save_model
 
         loaded = load_model(model, device="cpu")
     with terminal.err.status("exporting"):

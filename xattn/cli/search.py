@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from xattn import terminal
+from xattn.cli import progress, terminal
 from xattn.cli.common import (
     DEFAULT_INDEX,
     IndexDir,
@@ -23,6 +23,7 @@ from xattn.cli.common import (
     opened,
 )
 from xattn.errors import ImageError
+from xattn.service import schemas
 
 if TYPE_CHECKING:
     from xattn.types import Grounding, Hit, Progress
@@ -53,7 +54,7 @@ def index(
     """
     with opened(index_dir, model, create=True) as engine:
         try:
-            with terminal.Bar("looking for pictures", unit="pictures") as bar:
+            with progress.Bar("looking for pictures", unit="pictures") as bar:
 
                 def show(progress: Progress) -> None:
                     bar.update("indexing", progress.done, progress.total)
@@ -93,7 +94,7 @@ def search(
     if save_overlays is not None:
         _save_overlays(hits, save_overlays)
     if as_json:
-        terminal.print_json({"query": text, "hits": [terminal.hit_record(hit) for hit in hits]})
+        terminal.print_json({"query": text, "hits": [schemas.hit_record(hit) for hit in hits]})
     elif terminal.is_interactive():
         terminal.print_hits(hits)
     else:
@@ -127,7 +128,7 @@ def ground(
     if output is not None:
         _save_overlay(image, groundings[1:] or groundings, output)
     if as_json:
-        found = [terminal.grounding_record(grounding) for grounding in groundings]
+        found = [schemas.grounding_record(grounding) for grounding in groundings]
         terminal.print_json({"query": text, "path": os.fspath(image.absolute()), "groundings": found})
     elif terminal.is_interactive():
         terminal.print_groundings(groundings)
@@ -141,7 +142,7 @@ def info(index_dir: IndexDir = DEFAULT_INDEX, model: ModelName = "default", as_j
     with opened(index_dir, model) as engine:
         found = engine.info()
     if as_json:
-        terminal.print_json(terminal.info_record(found))
+        terminal.print_json(schemas.info_record(found))
     else:
         terminal.print_info(found)
 
@@ -179,7 +180,16 @@ def serve(
     index_dir = existing(index_dir)
     with terminal.err.status("starting"):
         from xattn.ui import launch
-    launch(index_dir, model, host=host, port=port, open_browser=open_browser)
+    with progress.Preparation() as shown:
+        launch(
+            index_dir,
+            model,
+            host=host,
+            port=port,
+            open_browser=open_browser,
+            announce=shown.announce,
+            report=shown.report,
+        )
 
 
 def _check_output(output: Path, image: Path) -> None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Int
 
-from xattn.bootstrap import Statistic, Values
+from xattn.metrics.intervals import Statistic, Values
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,8 +8,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
-from xattn.bootstrap import Difference, Interval, bootstrap_interval, paired_difference
 from xattn.evaluation.measures import Measured, Settings
+from xattn.metrics.intervals import Difference, Interval, bootstrap_interval, paired_difference
 from xattn.types import Skipped
 
 if TYPE_CHECKING:

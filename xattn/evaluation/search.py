@@ -9,11 +9,11 @@ from jaxtyping import Bool, Float, Int
 from scipy.special import expit
 
 from xattn import metrics
-from xattn.bootstrap import Counts
 from xattn.datasets import Dataset
 from xattn.evaluation.encoding import EncodedPictures
 from xattn.evaluation.measures import Measured, OnProgress, Settings
 from xattn.evaluation.scoring import ROUNDING, Scores, encode_texts, own_scores, score_blocks
+from xattn.metrics.intervals import Counts
 from xattn.model import XAttnModel
 
 POOLED, ATTENTION, TWO_STAGE = "pooled alone", "attention alone", "two-stage"

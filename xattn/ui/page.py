@@ -8,8 +8,8 @@ from typing import Any
 import gradio as gr
 from gradio.data_classes import ImageData
 
+from xattn.service.search import Backend, timed_search
 from xattn.ui import snippets
-from xattn.ui.backend import Backend, timed_search
 from xattn.ui.render import Renderer
 from xattn.ui.view import View
 from xattn.ui.viewer import Viewer, guarded

@@ -8,12 +8,11 @@ import tempfile
 import threading
 import time
 import webbrowser
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from xattn import terminal
 from xattn.errors import StoreError, XattnError
 
 if TYPE_CHECKING:
@@ -21,11 +20,15 @@ if TYPE_CHECKING:
     from gradio.themes import Base
 
     from xattn.model import XAttnModel
-    from xattn.ui.backend import Backend, Status
+    from xattn.service.search import Backend, Status
 
 STYLE = Path(__file__).with_name("style.css")
 MAX_UPLOAD = "100mb"
 MAX_SESSIONS = 200
+
+
+def _ignore(value: object) -> None:
+    """Stands for a callback that was not given."""
 
 
 def launch(
@@ -35,29 +38,33 @@ def launch(
     host: str = "127.0.0.1",
     port: int | None = None,
     open_browser: bool = False,
+    announce: Callable[[str], None] = _ignore,
+    report: Callable[[Status], None] = _ignore,
 ) -> None:
     """Serves the page until it is interrupted.
 
-    index_dir: an index; None: the sample photos, which are indexed at the first start.
-    port: None takes the first free one from 7860 on.
-    Raises StoreError if there is no such directory and XattnError if the port is taken. What goes wrong
-    later (an index of another model, an unknown model) is told on the page and on standard error.
+    Args:
+        index_dir: an index; None: the sample photos, which are indexed at the first start.
+        port: None takes the first free one from 7860 on.
+        announce: called with the page's address once it answers.
+        report: called with each status of the preparation, on the preparing thread. What goes wrong there
+            (an index of another model, an unknown model) is a status, shown on the page too.
+
+    Raises:
+        StoreError: there is no such directory.
+        XattnError: the port is taken.
     """
     if index_dir is not None and not Path(index_dir).is_dir():
         raise StoreError(
             f"there is no index at {index_dir}; make one with `xattn index FOLDER --index {index_dir}`"
         )
-    from xattn.ui.backend import Backend
+    from xattn.service.search import Backend
 
     backend = Backend(None if index_dir is None else Path(index_dir), model)
-    serve(backend, host=host, port=port, open_browser=open_browser)
-
-
-def serve(backend: Backend, *, host: str, port: int | None, open_browser: bool = False) -> None:
-    """`launch` for a backend that was not started yet."""
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, signal.default_int_handler)  # to leave no files behind
-    with suppress(KeyboardInterrupt), running(backend, host=host, port=port) as url:
+    with suppress(KeyboardInterrupt), running(backend, host=host, port=port, report=report) as url:
+        announce(url)
         if open_browser:
             webbrowser.open(url)
         while True:
@@ -65,15 +72,18 @@ def serve(backend: Backend, *, host: str, port: int | None, open_browser: bool =
 
 
 @contextmanager
-def running(backend: Backend, *, host: str, port: int | None) -> Iterator[str]:
+def running(
+    backend: Backend,
+    *,
+    host: str,
+    port: int | None,
+    report: Callable[[Status], None] = _ignore,
+) -> Iterator[str]:
     """The page being served while the context is entered; gives its address."""
     with ExitStack() as at_end:
         folder = Path(at_end.enter_context(tempfile.TemporaryDirectory(prefix="xattn-"))).resolve()
-        with terminal.err.status("starting"):
-            page, url = _start(backend, folder, host, port)
+        page, url = _start(backend, folder, host, port)
         at_end.callback(page.close, verbose=False)
-        terminal.err.print(f"xattn is at {url} (Ctrl+C stops it)")
-        report = at_end.enter_context(_Report())
         at_end.callback(backend.close)
         backend.start(report)
         yield url
@@ -131,32 +141,3 @@ def _prepare_environment(uploads: Path) -> None:
     # Gradio asks itself whether it runs, and would ask a proxy where one is set.
     for name in ("no_proxy", "NO_PROXY"):
         os.environ[name] = ",".join(filter(None, [os.environ.get(name), "127.0.0.1", "localhost"]))
-
-
-class _Report:
-    """Tells the preparation on standard error. A context manager."""
-
-    def __init__(self) -> None:
-        self._bar: terminal.Bar | None = None
-
-    def __enter__(self) -> _Report:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._end_bar()
-
-    def __call__(self, status: Status) -> None:
-        """Called on the preparing thread."""
-        if status.stage == "indexing" and status.total:
-            if self._bar is None:
-                self._bar = terminal.Bar(status.message, "pictures")
-                self._bar.__enter__()
-            self._bar.update(status.message, status.done, status.total)
-        elif status.stage in ("ready", "failed"):
-            self._end_bar()
-            terminal.err.print(f"xattn: {terminal.plain(status.message)}")
-
-    def _end_bar(self) -> None:
-        if self._bar is not None:
-            self._bar.__exit__(None, None, None)
-            self._bar = None

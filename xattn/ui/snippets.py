@@ -7,9 +7,9 @@ from html import escape
 
 from xattn import overlay
 from xattn.errors import ImageError, XattnError
+from xattn.service.samples import Credit
+from xattn.service.search import Status
 from xattn.types import Grounding
-from xattn.ui.backend import Status
-from xattn.ui.samples import Credit
 from xattn.ui.view import View
 
 HEADER = """<header class="xa-header"><h1>xattn</h1>

@@ -12,9 +12,9 @@ import gradio as gr
 
 from xattn.errors import XattnError
 from xattn.geometry import cell_at
+from xattn.service.search import Backend
 from xattn.types import Size
 from xattn.ui import snippets
-from xattn.ui.backend import Backend
 from xattn.ui.render import Renderer
 from xattn.ui.view import Look, View
 

@@ -1,0 +1,1 @@
+"""Models of OpenCLIP: by name, with maps before any training."""

@@ -1,0 +1,321 @@
+"""The one Python API: add, remove, search, ground.
+
+    with xattn.open("my-index") as engine:
+        engine.add(Path("photos"))
+        for hit in engine.search("a dog on a beach"):
+            print(hit.rank, hit.path, hit.score)
+
+A search has two stages: the index proposes pictures by their pooled vectors, then the cross-attention
+reads the stored regions of each and scores it. No picture file is opened, no vision tower runs.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from types import TracebackType
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from PIL import Image
+from torch import Tensor
+from torch.nn import functional as F
+
+from xattn import images
+from xattn.engine.add import add_pictures
+from xattn.errors import QueryError
+from xattn.index import ExactIndex, Index
+from xattn.model import XAttnModel
+from xattn.query import parse
+from xattn.store import Store
+from xattn.store.schema import FORMAT_VERSION, Identity, Picture
+from xattn.types import AddReport, Grounding, Hit, Phrase, Progress, RegionGrid, Size
+
+SCORED_AT_ONCE = 128
+"""Pictures whose regions are in memory together: at 300 × 256 float32 regions 39 MB."""
+
+
+@dataclass(frozen=True, slots=True)
+class IndexInfo:
+    """What an index holds.
+
+    num_pictures: files that can be found; num_regions: stored region vectors; num_bytes: on disk;
+    dim: their width D; model_name and fingerprint: of the model that made them
+    """
+
+    index_dir: Path
+    num_pictures: int
+    num_regions: int
+    num_bytes: int
+    dim: int
+    model_name: str
+    fingerprint: str
+    format_version: int
+
+
+def open_index(index_dir: Path | str, model: XAttnModel | str = "default") -> Engine:
+    """Opens the index in a directory, which is created when absent.
+
+    model: as loaded, or a name or path for `xattn.load_model`.
+    Raises IndexMismatch if the index was made with another model or by a newer xattn, StoreError if the
+    directory holds something else or is damaged, and what `load_model` raises.
+    """
+    if not isinstance(model, XAttnModel):
+        from xattn.model.checkpoint import load_model
+
+        model = load_model(model)
+    return Engine(index_dir, model)
+
+
+class Engine:
+    """An open index and the model it was made with. A context manager; usable from several threads.
+
+    Any number of processes may have an index open: they see what another adds on their next search.
+    Only one at a time may add or remove; a second gets IndexBusy.
+    """
+
+    def __init__(self, index_dir: Path | str, model: XAttnModel) -> None:
+        self.index_dir = Path(index_dir).absolute()
+        self.model = model
+        self._store = Store(self.index_dir, Identity(model.fingerprint, model.name, model.dim))
+        self._index: Index = ExactIndex(model.dim + 1)  # one more for the hubness
+        self._synced: tuple[int, int] | None = None  # the catalogue's version that is in the index
+        self._lock = threading.Lock()  # held while the index is searched or brought in step
+
+    def __enter__(self) -> Engine:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Releases the files; the engine cannot be used afterwards."""
+        self._store.close()
+
+    def __len__(self) -> int:
+        """Pictures that can be found."""
+        return self._store.catalogue.num_pictures()
+
+    def info(self) -> IndexInfo:
+        """What the index holds, as stored at this moment."""
+        catalogue = self._store.catalogue
+        with catalogue.snapshot():
+            return IndexInfo(
+                index_dir=self.index_dir,
+                num_pictures=catalogue.num_pictures(),
+                num_regions=catalogue.num_regions(),
+                num_bytes=self._store.num_bytes(),
+                dim=catalogue.identity.dim,
+                model_name=catalogue.identity.name,
+                fingerprint=catalogue.identity.fingerprint,
+                format_version=FORMAT_VERSION,
+            )
+
+    def embeddings(self) -> tuple[list[Path], Float[np.ndarray, "N D"]]:
+        """Every picture's path and pooled embedding, float32 of unit norm, to exchange with other tools.
+
+        With a model of open_clip these are its own image embeddings.
+        """
+        catalogue = self._store.catalogue
+        paths: list[Path] = []
+        vectors = [np.zeros((0, catalogue.identity.dim), np.float32)]
+        with catalogue.snapshot():
+            for ids, held in catalogue.vectors_from(0):
+                pictures = catalogue.pictures_of(ids.tolist())
+                paths += [picture.path for picture in pictures]
+                rows = np.searchsorted(ids, [picture.content_id for picture in pictures])
+                vectors.append(held[rows])
+        return paths, np.concatenate(vectors)
+
+    # --- writing ------------------------------------------------------------------------------------
+
+    def add(
+        self,
+        paths: Path | str | Sequence[Path | str],
+        *,
+        progress: Callable[[Progress], None] | None = None,
+        batch_size: int | None = None,
+        max_pixels: int = images.MAX_PIXELS,
+    ) -> AddReport:
+        """Brings the index in step with picture files and folders (with all folders below them).
+
+        New pictures are encoded; unchanged files are not read; moved files keep their vectors; files
+        that vanished from a given folder are removed. A file that cannot be indexed, such as one of more
+        than `max_pixels` pixels, is reported with the reason. Work is committed every few seconds: an
+        interrupted run loses at most that, and the next goes on from there.
+        `progress` is called on this thread, once for each file. `batch_size` pictures are encoded together,
+        by default what suits the device; if a graphics card runs out of memory, half as many from then on.
+        Raises IndexBusy if another process is writing, ImageError if one of `paths` does not exist.
+        """
+        return add_pictures(
+            self._store,
+            self.model,
+            [_located(path) for path in _as_list(paths)],
+            progress=progress,
+            batch_size=batch_size,
+            max_pixels=max_pixels,
+        )
+
+    def remove(self, paths: Path | str | Sequence[Path | str]) -> list[Path]:
+        """Removes files, or all files below folders, from the index, never from the disk.
+
+        Returns what was removed, in order; paths that were not in the index are not an error.
+        Raises IndexBusy if another process is writing.
+        """
+        with self._store.writing():
+            known = {p for path in _as_list(paths) for p in self._store.catalogue.paths_at(_located(path))}
+            removed = sorted(known)
+            self._store.forget(removed)
+            self._store.reclaim()
+        return removed
+
+    # --- searching ----------------------------------------------------------------------------------
+
+    def search(self, text: str, k: int = 12, *, candidates: int | None = None) -> list[Hit]:
+        """The k pictures that match `text` best, with maps of the whole text and of its phrases.
+
+        `[brackets]` in the text mark phrases. candidates: how many pictures the first stage proposes to
+        the second, at least k; by default 100 or 4·k, whichever is more.
+        Raises QueryError if the text is empty or k or candidates is less than 1.
+        """
+        if k < 1:
+            raise QueryError(f"k must be at least 1, got {k}")
+        if candidates is not None and candidates < 1:
+            raise QueryError(f"candidates must be at least 1, got {candidates}")
+        phrases = _groundable(text)
+        embeddings = self.model.encode_texts([phrase.text for phrase in phrases])
+        num_candidates = max(k, max(100, 4 * k) if candidates is None else candidates)
+        best = self._rank(self._candidates(embeddings[:1], num_candidates), embeddings[:1])[:k]
+        return self._hits(best, phrases, embeddings)
+
+    def ground(self, image: Path | str | Image.Image, text: str) -> list[Grounding]:
+        """Finds a text in one picture, which need not be in the index: the whole text first, then its
+        phrases, if it has parts.
+
+        image: a file, or a picture in memory. Boxes are in pixels of the upright original.
+        Raises QueryError if the text is empty, ImageError if the picture cannot be read.
+        """
+        phrases = _groundable(text)
+        if isinstance(image, Image.Image):
+            picture = images.upright(image)
+            size = (picture.height, picture.width)
+        else:
+            picture, size = images.load(Path(image), at_least=self.model.vision.longest_side)
+        return self.model.ground_regions(self.model.encode_images([picture]), phrases, [size])[0]
+
+    def _sync(self) -> None:
+        """Brings the index in step with the catalogue, which this or another process may have changed."""
+        catalogue = self._store.catalogue
+        with catalogue.snapshot():
+            version = catalogue.version()
+            if version == self._synced:
+                return
+            stored, held = catalogue.content_ids(), self._index.ids
+            gone = np.setdiff1d(held, stored, assume_unique=True)
+            new = np.setdiff1d(stored, held, assume_unique=True)
+            if len(gone):
+                self._index.remove(gone)
+            if len(new):
+                for ids, vectors in catalogue.vectors_from(int(new.min())):
+                    missing = np.isin(ids, new, assume_unique=True)
+                    self._index.add(ids[missing], self._searched(vectors[missing]))
+        self._synced = version
+
+    def _candidates(self, query: Float[Tensor, "1 D"], k: int) -> list[int]:
+        """Ids of the contents whose pooled vectors are nearest."""
+        with self._lock:
+            self._sync()
+            asked = F.pad(query.float(), (0, 1), value=1.0)
+            _, ids = self._index.search(asked.cpu().numpy(), k)
+        return [int(i) for i in ids[0]]
+
+    def _searched(self, pooled: Float[np.ndarray, "N D"]) -> Float[np.ndarray, "N D+1"]:
+        """Pooled vectors whose inner product with (query, 1) is their cosine less their hubness."""
+        vectors = torch.from_numpy(pooled)
+        hubness = self.model.hubness.of_pictures(vectors.to(self.model.device)).cpu()
+        return torch.cat([vectors, -hubness[:, None]], 1).numpy()
+
+    def _rank(self, content_ids: Sequence[int], query: Float[Tensor, "1 D"]) -> list[Picture]:
+        """The pictures that have these contents, best score first, equal scores by id."""
+        scores: dict[int, float] = {}
+        for chunk in _chunks(content_ids, SCORED_AT_ONCE):
+            contents, regions = self._store.read(chunk)
+            if contents:
+                found = self.model.score(self._on_device(regions), query)[:, 0].tolist()
+                scores.update(zip((content.content_id for content in contents), found, strict=True))
+        pictures = self._store.catalogue.pictures_of(scores)
+        return sorted(pictures, key=lambda picture: (-scores[picture.content_id], picture.picture_id))
+
+    def _hits(
+        self, pictures: Sequence[Picture], phrases: Sequence[Phrase], embeddings: Float[Tensor, "N D"]
+    ) -> list[Hit]:
+        grounded: dict[int, tuple[Size, list[Grounding]]] = {}
+        for chunk in _chunks(dict.fromkeys(picture.content_id for picture in pictures), SCORED_AT_ONCE):
+            contents, regions = self._store.read(chunk)
+            if not contents:
+                continue
+            sizes = [content.size for content in contents]
+            found = self.model.ground_regions(self._on_device(regions), phrases, sizes, embeddings)
+            for content, groundings in zip(contents, found, strict=True):
+                grounded[content.content_id] = content.size, groundings
+        # Another process may have removed a picture since it was ranked.
+        still_there = [picture for picture in pictures if picture.content_id in grounded]
+        # Again: in a batch of another shape the same score may differ in its last bit.
+        still_there.sort(key=lambda p: (-grounded[p.content_id][1][0].score, p.picture_id))
+        return [
+            _hit(rank, picture, *grounded[picture.content_id])
+            for rank, picture in enumerate(still_there, 1)
+        ]
+
+    def _on_device(self, grid: RegionGrid) -> RegionGrid:
+        device = self.model.device
+        if device == torch.device("cpu"):
+            return grid
+        return RegionGrid(grid.regions.to(device), grid.pooled.to(device), grid.sizes)
+
+
+def _hit(rank: int, picture: Picture, size: Size, groundings: list[Grounding]) -> Hit:
+    whole, *parts = groundings
+    return Hit(
+        rank=rank,
+        picture_id=picture.picture_id,
+        path=picture.path,
+        size=size,
+        score=whole.score,
+        probability=whole.probability,
+        whole=whole,
+        phrases=tuple(parts),
+    )
+
+
+def _groundable(text: str) -> list[Phrase]:
+    """The whole text, then its phrases, unless the only one is the whole text."""
+    query = parse(text)
+    stripped = query.text.strip()
+    if not stripped:
+        raise QueryError("the query is empty: describe what to look for, such as 'a dog on a beach'")
+    start = query.text.index(stripped)
+    whole = Phrase(stripped, start, start + len(stripped), "whole")
+    parts = [phrase for phrase in query.phrases if phrase.text != stripped]
+    return [whole, *parts]
+
+
+def _as_list(paths: Path | str | Sequence[Path | str]) -> list[Path]:
+    return [Path(paths)] if isinstance(paths, Path | str) else [Path(path) for path in paths]
+
+
+def _located(path: Path) -> Path:
+    """Absolute, and the same whichever way a folder was reached. A link to a file stays itself."""
+    return path.resolve() if path.is_dir() else path.parent.resolve() / path.name
+
+
+def _chunks(values: Iterable[int], size: int) -> Iterator[list[int]]:
+    remaining = iter(values)
+    while chunk := list(islice(remaining, size)):
+        yield chunk

@@ -1,0 +1,29 @@
+"""Picture files: which there are, and decoding that no file can harm.
+
+decode      one file → an upright RGB picture, or an ImageError with the reason
+pixels      any mode of pixels → upright 8-bit RGB
+scan        the picture files at and below given paths
+similar     pictures that look the same
+"""
+
+from xattn.images.decode import (
+    EXTENSIONS,
+    FORMATS,
+    MAX_PIXELS,
+    UNREADABLE_EXTENSIONS,
+    Decoded,
+    load,
+)
+from xattn.images.pixels import upright
+from xattn.images.scan import scan
+
+__all__ = [
+    "EXTENSIONS",
+    "FORMATS",
+    "MAX_PIXELS",
+    "UNREADABLE_EXTENSIONS",
+    "Decoded",
+    "load",
+    "scan",
+    "upright",
+]

@@ -1,0 +1,172 @@
+"""The model: two towers and the cross-attention between them.
+
+    cosine(image, text) = (1 - β) · cos(attended, text) + β · cos(pooled, text) - hubness(pooled, text)
+    score               = logit_scale · cosine + logit_bias
+    probability         = sigmoid(score)
+
+with β = pooled_weight. All of it is computed from a RegionGrid, so a search over stored grids touches no
+pixel and no vision tower. The score is a sum: regions, null, pooled, hubness, bias (`ground_regions`).
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from functools import cached_property
+
+import torch
+from jaxtyping import Float
+from PIL import Image
+from torch import Tensor, nn
+
+from xattn.attention import CrossAttention
+from xattn.encoders import Frames, TextEncoder, VisionEncoder
+from xattn.geometry import boxes_from_map
+from xattn.model.calibration import MOST_NULL, Calibration
+from xattn.model.hubness import Hubness
+from xattn.types import Grounding, Phrase, RegionGrid, Size
+
+
+class XAttnModel(nn.Module):
+    """Text-query cross-attention over the regions of pictures. In eval mode as made and as loaded.
+
+    name: what a person calls it ("default", a path); shown, never compared. hubness: none by default.
+    """
+
+    def __init__(
+        self,
+        vision: VisionEncoder,
+        text: TextEncoder,
+        attention: CrossAttention,
+        calibration: Calibration,
+        name: str = "unnamed",
+        hubness: Hubness | None = None,
+    ) -> None:
+        super().__init__()
+        widths = (vision.dim, text.dim, attention.dim)
+        if len(set(widths)) != 1:
+            raise ValueError(f"vision, text and attention must share one width, got {widths}")
+        self.vision = vision
+        self.text = text
+        self.attention = attention
+        self.hubness = hubness or Hubness(attention.dim)
+        self.calibration = calibration
+        self.name = name
+        self.eval()
+
+    @property
+    def dim(self) -> int:
+        return self.attention.dim
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.parameters()).device
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Hex digest of every weight and of how the towers are used: two models with one fingerprint give
+        the same stored features. The calibration changes none, so another threshold keeps an index good."""
+        digest = hashlib.blake2b((self.vision.signature + self.text.signature).encode(), digest_size=16)
+        for key, value in sorted(self.state_dict().items()):
+            digest.update(f"{key}{tuple(value.shape)}{value.dtype}".encode())
+            digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+        return digest.hexdigest()
+
+    def preprocess(self, picture: Image.Image) -> Frames:
+        """One upright RGB picture, resized for `encode_frames`. Thread-safe, so it can run ahead."""
+        return self.vision.preprocess(picture)
+
+    @torch.inference_mode()
+    def encode_frames(self, batch: Sequence[Frames]) -> RegionGrid:
+        """Region grids of pictures that `preprocess` has resized, in the order given."""
+        return self.vision(batch)
+
+    def encode_images(self, pictures: Sequence[Image.Image]) -> RegionGrid:
+        """Region grids of upright RGB pictures, in the order given."""
+        return self.encode_frames([self.preprocess(picture) for picture in pictures])
+
+    @torch.inference_mode()
+    def encode_texts(self, texts: Sequence[str]) -> Float[Tensor, "N D"]:
+        """Unit-norm embeddings."""
+        return self.text(texts)
+
+    @torch.inference_mode()
+    def score(
+        self, images: RegionGrid, texts: Sequence[str] | Float[Tensor, "N D"]
+    ) -> Float[Tensor, "B N"]:
+        """Match logits of every picture and every text (or its embedding)."""
+        embeddings = texts if isinstance(texts, Tensor) else self.encode_texts(texts)
+        explained = self.attention.explain(images.regions, embeddings, images.mask)
+        hubness = self.hubness(images.pooled, embeddings)
+        return self.combine(explained.cosine, images.pooled @ embeddings.T, hubness)
+
+    def combine(
+        self,
+        attended: Float[Tensor, "B N"],
+        pooled: Float[Tensor, "B N"],
+        hubness: Float[Tensor, "B N"],
+    ) -> Float[Tensor, "B N"]:
+        """Match logits from the cosines of each text with what it read and with the pooled vectors."""
+        c = self.calibration
+        cosine = (1 - c.pooled_weight) * attended + c.pooled_weight * pooled - hubness
+        return c.logit_scale * cosine + c.logit_bias
+
+    def ground(self, image: Image.Image, phrases: Sequence[str | Phrase]) -> list[Grounding]:
+        """Finds each phrase in one upright RGB picture. Boxes are in its pixels."""
+        named = [p if isinstance(p, Phrase) else Phrase(p, 0, len(p), "whole") for p in phrases]
+        size = (image.height, image.width)
+        return self.ground_regions(self.encode_images([image]), named, [size])[0]
+
+    @torch.inference_mode()
+    def ground_regions(
+        self,
+        images: RegionGrid,
+        phrases: Sequence[Phrase],
+        sizes: Sequence[Size],
+        embeddings: Float[Tensor, "N D"] | None = None,
+    ) -> list[list[Grounding]]:
+        """One list per picture, one Grounding per phrase, every addend of its score given.
+
+        sizes: of the upright originals, for boxes; embeddings: of the phrases, where already known.
+        """
+        if embeddings is None:
+            embeddings = self.encode_texts([phrase.text for phrase in phrases])
+        c = self.calibration
+        explained = self.attention.explain(images.regions, embeddings, images.mask)
+        attended_scale = c.logit_scale * (1 - c.pooled_weight)
+        contributions = (explained.contributions * attended_scale).cpu().numpy()
+        null = (explained.null_contribution * attended_scale).tolist()
+        pooled = (images.pooled @ embeddings.T * c.logit_scale * c.pooled_weight).tolist()
+        hubness = self.hubness(images.pooled, embeddings)
+        scores = self.combine(explained.cosine, images.pooled @ embeddings.T, hubness)
+        typical = (-c.logit_scale * hubness).tolist()
+        parts = torch.tensor([phrase.source != "whole" for phrase in phrases], device=scores.device)
+        likely = torch.where(parts, c.phrase_scale * scores + c.phrase_bias, scores).sigmoid()
+        probabilities = likely.tolist()
+        weights = explained.weights.cpu().numpy()
+        null_weights = explained.null_weight.tolist()
+        # A whole text is what was searched: how well it matches is what the ranking says.
+        missing = (parts & (likely < c.phrase_below)) | (explained.null_weight > MOST_NULL)
+        found = (~missing).tolist()
+
+        def grounding(b: int, n: int) -> Grounding:
+            height, width = images.sizes[b]
+            grid = weights[b, n, : height * width].reshape(height, width)
+            return Grounding(
+                phrase=phrases[n],
+                weights=grid,
+                null_weight=null_weights[b][n],
+                contributions=contributions[b, n, : height * width].reshape(height, width),
+                rest={
+                    "null": null[b][n],
+                    "pooled": pooled[b][n],
+                    "hubness": typical[b][n],
+                    "bias": c.logit_bias,
+                },
+                score=scores[b, n].item(),
+                probability=probabilities[b][n],
+                boxes=boxes_from_map(grid, sizes[b]),
+                found=found[b][n],
+            )
+
+        return [[grounding(b, n) for n in range(len(phrases))] for b in range(len(images))]

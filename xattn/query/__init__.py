@@ -1,0 +1,5 @@
+"""What a person typed → phrases, each grounded on its own."""
+
+from xattn.query.phrases import MAX_PARSED, Query, parse
+
+__all__ = ["MAX_PARSED", "Query", "parse"]

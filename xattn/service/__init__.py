@@ -1,0 +1,1 @@
+"""What the page, the command line and other programs call: search, samples, and JSON of results."""
