@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from xattn import metrics
+from xattn.geometry import area_share
 from xattn.metrics import calibration, grounding, intervals, retrieval
 from xattn.metrics.intervals import bootstrap_interval, paired_difference
 
@@ -147,31 +148,6 @@ def test_weighted_median_is_the_median_of_repeated_values(pairs: list[tuple[int,
 
 # --- grounding --------------------------------------------------------------------------------------
 
-boxes = st.lists(
-    st.tuples(*[st.integers(0, 12)] * 4).map(
-        lambda b: (min(b[0], b[2]) / 12, min(b[1], b[3]) / 12, max(b[0], b[2]) / 12, max(b[1], b[3]) / 12)
-    ),
-    max_size=4,
-)
-
-
-@given(boxes, st.sampled_from([(3, 4), (1, 1), (4, 3), (2, 6)]))
-def test_coverage_against_counting_pixels(
-    corners: list[tuple[float, float, float, float]], grid: tuple[int, int]
-) -> None:
-    pixels = np.zeros((12, 12))
-    for corner in corners:
-        x1, y1, x2, y2 = (round(12 * side) for side in corner)
-        pixels[y1:y2, x1:x2] = 1
-    expected = pixels.reshape(grid[0], 12 // grid[0], grid[1], 12 // grid[1]).mean((1, 3))
-    np.testing.assert_allclose(
-        metrics.coverage(np.array(corners).reshape(-1, 4), grid), expected, atol=1e-12
-    )
-
-
-def test_boxes_that_reach_outside_count_with_what_is_inside() -> None:
-    assert metrics.area_share(np.array([[-1, 0.5, 2, 3]])) == pytest.approx(0.5)
-
 
 def test_pointing_game_on_a_grid_that_is_not_square() -> None:
     weights = np.zeros((3, 5))
@@ -186,34 +162,13 @@ def test_pointing_game_on_a_grid_that_is_not_square() -> None:
 
 def test_pointing_game_of_a_constant_map_is_chance() -> None:
     box = np.array([[0, 0, 0.5, 1.0]])
-    assert metrics.pointing_game(np.full((5, 4), 0.05), box) == 0.5 == metrics.area_share(box)
+    assert metrics.pointing_game(np.full((5, 4), 0.05), box) == 0.5 == area_share(box)
     assert metrics.pointing_game(np.zeros((5, 4)), box) == 0.5
 
 
-def test_energy() -> None:
-    weights = np.array([[0.1, 0.2, 0.0], [0.0, 0.3, 0.2]])
-    # The left cell of the top row and half of the middle one; the map sums to .8, the rest is null's.
-    assert metrics.energy_in_box(weights, np.array([[0, 0, 0.5, 0.5]])) == pytest.approx(0.2 / 0.8)
-    # Overlapping boxes are not counted twice.
-    assert metrics.energy_in_box(weights, np.array([[0, 0, 1, 1], [0, 0, 1, 0.5]])) == pytest.approx(1)
-    assert metrics.energy_in_box(np.zeros((2, 3)), np.array([[0, 0, 1, 1]])) == 0
-    uniform = np.full((7, 3), 0.02)
-    box = np.array([[0.123, 0.2, 0.77, 0.9]])
-    assert metrics.energy_in_box(uniform, box) == pytest.approx(metrics.area_share(box))
-
-
-def test_share_of_box() -> None:
-    assert metrics.share_of_box(np.array([0, 0, 1, 1]), np.array([[0.25, 0, 0.5, 1]])) == pytest.approx(
-        0.25
-    )
-    assert metrics.share_of_box(np.array([0.5, 0.5, 1, 1]), np.array([[0, 0, 0.5, 1]])) == 0
-    assert metrics.share_of_box(np.array([0.5, 0.5, 0.5, 1]), np.array([[0, 0, 1, 1]])) == 0  # no area
-
-
-def test_iou_and_box_accuracy() -> None:
+def test_box_accuracy() -> None:
     a = np.array([[0, 0, 0.5, 0.5], [0.2, 0.2, 0.2, 0.8]])
     b = np.array([[0.25, 0, 0.75, 0.5], [0, 0, 0.5, 0.5], [0.2, 0.2, 0.2, 0.8]])
-    np.testing.assert_allclose(metrics.box_iou(a, b), np.array([[1 / 3, 1, 0], [0, 0, 0]]))
     assert metrics.box_accuracy(a[:1], b[:1]) == 0
     assert metrics.box_accuracy(a[:1], b[:1], threshold=1 / 3) == 1
     assert metrics.box_accuracy(a[:1], b[:2]) == 1

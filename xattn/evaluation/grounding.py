@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 import numpy as np
 from jaxtyping import Float
 
-from xattn import metrics
+from xattn import geometry, metrics
 from xattn.datasets import Dataset, NamedBox, Record
 from xattn.evaluation.encoding import EncodedPictures
 from xattn.evaluation.measures import Measured, OnProgress, Settings
@@ -99,21 +99,21 @@ def _judge(
 ) -> dict[tuple[str, str], float]:
     """(measure, who answered) → what the answer is worth."""
     found = np.array([scored.box for scored in grounding.boxes], float).reshape(-1, 4)
-    share = metrics.area_share(right)
+    share = geometry.area_share(right)
 
     def points(box: Float[np.ndarray, " 4"]) -> float:
         center = (float(box[0] + box[2]) / 2, float(box[1] + box[3]) / 2)
-        return float(metrics.point_in_boxes(center, right, settings.pointing_tolerance))
+        return float(geometry.point_in_boxes(center, right, settings.pointing_tolerance))
 
     return {
         (POINTING, MODEL): metrics.pointing_game(grounding.weights, right, settings.pointing_tolerance),
         (POINTING, CENTER): points(CENTER_BOX),
         (POINTING, RANDOM): share,
         (POINTING, LARGEST): points(largest),
-        (ENERGY, MODEL): metrics.energy_in_box(grounding.weights, right),
-        (ENERGY, CENTER): metrics.share_of_box(CENTER_BOX, right),
+        (ENERGY, MODEL): geometry.weight_in_boxes(grounding.weights, right),
+        (ENERGY, CENTER): geometry.share_of_box(CENTER_BOX, right),
         (ENERGY, RANDOM): share,
-        (ENERGY, LARGEST): metrics.share_of_box(largest, right),
+        (ENERGY, LARGEST): geometry.share_of_box(largest, right),
         (BOX, MODEL): metrics.box_accuracy(found, right),
         (BOX, CENTER): metrics.box_accuracy(CENTER_BOX[None], right),
         (BOX, RANDOM): metrics.box_accuracy(WHOLE_PICTURE[None], right),

@@ -1,21 +1,15 @@
 """Figures as pure functions, with intervals.
 
 retrieval     ranks and recall
-grounding     maps and boxes against annotated boxes
+grounding     maps and boxes against annotated boxes; xattn.geometry has the overlaps themselves
 calibration   probabilities against what is true
 intervals     bootstrap intervals and paired differences
 """
 
 from xattn.metrics.calibration import expected_calibration_error, precision, recall
 from xattn.metrics.grounding import (
-    area_share,
     box_accuracy,
-    box_iou,
-    coverage,
-    energy_in_box,
-    point_in_boxes,
     pointing_game,
-    share_of_box,
 )
 from xattn.metrics.intervals import Difference, Interval, bootstrap_interval, paired_difference
 from xattn.metrics.retrieval import (
@@ -34,23 +28,17 @@ __all__ = [
     "Interval",
     "RankCounter",
     "Ranks",
-    "area_share",
     "bootstrap_interval",
     "box_accuracy",
-    "box_iou",
-    "coverage",
-    "energy_in_box",
     "expected_calibration_error",
     "median_rank",
     "paired_difference",
-    "point_in_boxes",
     "pointing_game",
     "precision",
     "proposed",
     "recall",
     "recall_at_k",
     "retrieval_ranks",
-    "share_of_box",
     "text_ranks",
     "two_stage_ranks",
 ]
