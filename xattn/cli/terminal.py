@@ -109,6 +109,12 @@ def print_check(report: CheckReport) -> None:
             out.print(f"  {split.num_blank} captions are blank")
         shared = [f"{count} pictures: {text}" for text, count in split.shared_captions]
         listed("captions belong to several pictures", shared)
+    listed("entries cannot be read", [str(entry) for entry in report.skipped if entry.is_fatal])
+    listed("boxes cannot be used", [str(entry) for entry in report.skipped if entry.kind == "box"])
+    listed("files are not used", [str(entry) for entry in report.skipped if entry.kind == "file"])
+    if report.num_unaccounted:
+        out.print(f"  {report.num_unaccounted} of {report.num_entries} entries are neither read nor named")
+    listed("pictures in the same folders are not in the data", [str(path) for path in report.unlisted])
     pairs = [f"{pair.first} and {pair.second}" for pair in report.near_duplicates]
     listed(
         "pairs of pictures look the same in two splits"
@@ -116,7 +122,9 @@ def print_check(report: CheckReport) -> None:
         else "pairs of pictures look the same: one may be trained on and the other held out",
         pairs,
     )
-    if report.is_usable and not report.near_duplicates:
+    read = f"{report.num_used} of {report.num_entries} entries were read"
+    out.print(f"{read}, from {', '.join(map(plain, report.sources))}")
+    if report.is_flawless:
         out.print("nothing is wrong")
 
 

@@ -1,40 +1,50 @@
-"""A folder of pictures with a file of captions beside each: dog.jpg and dog.txt or dog.json."""
+"""A folder of pictures with a file of captions beside each (`sidecars`)."""
 
 from __future__ import annotations
 
-import json
-import logging
+import os
+from collections.abc import Iterable
 from pathlib import Path
 
 from xattn import images
-from xattn.datasets.base import Dataset, Record, count_blank, distinct, reading
+from xattn.datasets import sidecars
+from xattn.datasets.base import Dataset, Record, SkippedEntry, Tally, count_blank, distinct
+from xattn.datasets.splits import SPLITS
 from xattn.errors import DataError
 from xattn.types import Skipped
 
-logger = logging.getLogger(__name__)
-
-SPLITS = ("train", "val", "valid", "validation", "dev", "test")
-
 
 def read_folder(folder: Path, split: str | None) -> Dataset:
-    """Each line of a .txt is a caption; a .json holds a caption, a list of them, or an object with
-    `caption` or `captions`. Both may be there. Pictures without either are kept, without captions."""
+    """Pictures without captions are kept. A text that belongs to no picture is named in `skipped`.
+
+    split: a folder in it, of any name. Raises DataError if nothing has captions.
+    """
     root = folder if split is None else folder / split
     if not root.is_dir():
         raise DataError(f"{folder} has no split {split!r}: expected a folder of that name in it.")
-    records: list[Record] = []
-    for found in images.scan([root]):
-        if isinstance(found, Skipped):
-            logger.debug("%s is left out: %s", found.path, found.reason)
-            continue
-        lines = [*_text_captions(found.with_suffix(".txt")), *_json_captions(found.with_suffix(".json"))]
-        records.append(Record(str(found), found, distinct(lines), num_blank=count_blank(lines)))
-    if not any(record.captions for record in records):
+    tally = Tally()
+    scanned = images.scan([root])
+    pictures = [str(path) for path in tally.counted(map(_entry, scanned))]
+    tally.num_used += len(pictures)
+    files = _sidecar_files(root, pictures)
+    lines = _captions(files, pictures, tally)
+    has_faults = any(entry.kind == "caption" for entry in tally.skipped)
+    if not has_faults and not any(text.strip() for texts in lines.values() for text in texts):
         raise DataError(
             f"{root} has no captions: expected a file such as dog.txt beside dog.jpg, with a caption on "
-            f"each line; found {len(records)} pictures without one."
+            f"each line; found {len(pictures)} pictures without one."
         )
-    return Dataset(root.resolve().name, split, tuple(records))
+    records = (
+        Record(
+            picture,
+            Path(picture),
+            distinct(lines.get(picture, ())),
+            num_blank=count_blank(lines.get(picture, ())),
+            split=split or _split_of(root, Path(picture)),
+        )
+        for picture in pictures
+    )
+    return tally.dataset(root.resolve().name, records, root)
 
 
 def folder_splits(folder: Path) -> list[str]:
@@ -42,24 +52,56 @@ def folder_splits(folder: Path) -> list[str]:
     return [name for name in SPLITS if (folder / name).is_dir()]
 
 
-def _text_captions(path: Path) -> list[str]:
-    with reading(str(path)):
-        return path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
+def has_captions(folder: Path) -> bool:
+    """Whether any picture in the folder or below has a file of captions beside it, by their names."""
+    for _, below, names in os.walk(folder):
+        below[:] = [name for name in below if not name.startswith(".")]
+        files = [name for name in names if sidecars.is_sidecar(name)]
+        if files and any(sidecars.pictures_of(files, filter(sidecars.is_picture, names)).values()):
+            return True
+    return False
 
 
-def _json_captions(path: Path) -> list[str]:
-    if not path.is_file():
-        return []
-    with reading(str(path)):
-        return json_captions(path.read_text(encoding="utf-8"))
+def _entry(scanned: Path | Skipped) -> Path | SkippedEntry:
+    if isinstance(scanned, Skipped):
+        return SkippedEntry(str(scanned.path), scanned.reason)
+    return scanned
 
 
-def json_captions(text: str) -> list[str]:
-    """Raises ValueError or TypeError if it is none of what `read_folder` describes."""
-    found = json.loads(text)
-    if isinstance(found, dict):
-        found = found.get("captions", found.get("caption"))
-    captions = [found] if isinstance(found, str) else list(found or [])
-    if not all(isinstance(caption, str) for caption in captions):
-        raise TypeError("expected captions to be strings")
-    return captions
+def _sidecar_files(root: Path, pictures: Iterable[str]) -> list[str]:
+    """Files of captions below `root`, hidden ones and the usual notes about a folder left out."""
+    folders = {os.path.dirname(picture) for picture in pictures}
+    for place, below, _ in os.walk(os.path.abspath(root)):
+        below[:] = [name for name in below if not name.startswith(".")]
+        folders.add(place)
+    files = (os.path.join(place, name) for place in sorted(folders) for name in sorted(os.listdir(place)))
+    return [file for file in files if sidecars.is_sidecar(file) and not is_about_folder(Path(file))]
+
+
+def is_about_folder(path: Path) -> bool:
+    """Whether a file is hidden, or tells about the folder rather than about pictures."""
+    name = path.name.lower()
+    return name.startswith((".", "readme", "license", "licence", "credits", "notes", "requirements"))
+
+
+def _captions(files: list[str], pictures: list[str], tally: Tally) -> dict[str, list[str]]:
+    lines: dict[str, list[str]] = {}
+    for file, described in sidecars.pictures_of(files, pictures).items():
+        if not described:
+            if Path(file).suffix.lower() in sidecars.TEXT_SUFFIXES:
+                tally.note(file, "there is no picture of that name beside it")
+            continue
+        tally.num_entries += 1
+        with tally.using(file, "caption"):
+            captions = sidecars.sidecar_captions(file, Path(file).read_bytes())
+            for picture in described:
+                lines.setdefault(picture, []).extend(captions)
+    return lines
+
+
+def _split_of(root: Path, picture: Path) -> str | None:
+    try:
+        first = picture.relative_to(os.path.abspath(root)).parts[0]
+    except ValueError:  # reached through a link
+        return None
+    return first if first in SPLITS and picture.parent != root else None

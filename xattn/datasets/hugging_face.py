@@ -6,15 +6,14 @@ as in a table.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from xattn.datasets.base import reading
-from xattn.datasets.tables import CAPTION_COLUMNS, PICTURE_COLUMNS, column, texts
-from xattn.datasets.unpacked import Packed, unpacked
+from xattn.datasets.columns import first_value, require_columns
+from xattn.datasets.text import captions_in
+from xattn.datasets.unpacked import Unpacking, unpacked
 from xattn.errors import DataError, MissingExtra
 
 PREFIX = "hf:"
@@ -36,35 +35,38 @@ def unpack_hugging_face(source: str) -> Path:
     library: Any = import_module("datasets")
     try:
         if source.startswith(PREFIX):
-            found = library.load_dataset(source.removeprefix(PREFIX))
+            loaded = library.load_dataset(source.removeprefix(PREFIX))
         else:
-            found = library.load_from_disk(source)
+            loaded = library.load_from_disk(source)
     except Exception as error:  # of the network, the hub, Arrow: whatever goes wrong underneath
         raise DataError(f"{source} cannot be read: {error}") from error
-    parts = dict(found) if isinstance(found, dict) else {None: found}
+    parts = dict(loaded) if isinstance(loaded, dict) else {None: loaded}
     identity = [f"{source}:{split}:{part.num_rows}:{part._fingerprint}" for split, part in parts.items()]
-    folder = None if source.startswith(PREFIX) else Path(source)
-    return unpacked("\n".join(identity), _pictures(source, folder, parts))
+    folder = Path() if source.startswith(PREFIX) else Path(source)
+
+    def fill(unpacking: Unpacking) -> None:
+        for split, part in parts.items():
+            _add_part(part, split, source, folder, unpacking)
+
+    return unpacked("\n".join(identity), fill)
 
 
-def _pictures(source: str, folder: Path | None, parts: dict[str | None, Any]) -> Iterator[Packed]:
+def _add_part(part: Any, split: str | None, source: str, folder: Path, unpacking: Unpacking) -> None:
     image_type: Any = import_module("datasets").Image
-    for split, part in parts.items():
-        typed = [name for name, kind in part.features.items() if isinstance(kind, image_type)]
-        for name in typed:
-            part = part.cast_column(name, image_type(decode=False))
-        for number, row in enumerate(part):
-            where = f"{source}{f', {split}' if split else ''}, row {number}"
-            picture = typed[0] if typed else column(row, PICTURE_COLUMNS, "a picture", where)
-            with reading(where):
-                captions = texts(row[column(row, CAPTION_COLUMNS, "a caption", where)])
-                yield _packed(row[picture], f"{split or 'row'}-{number}", folder, captions, split)
-
-
-def _packed(value: Any, name: str, folder: Path | None, captions: list[str], split: str | None) -> Packed:
-    content, path = (value["bytes"], value["path"]) if isinstance(value, dict) else (None, value)
-    if content is None and not isinstance(path, str):
-        raise TypeError(f"expected a picture or its path, got {type(value).__name__}")
-    if content is None:
-        return Packed(name, (folder or Path()) / path, captions, split)
-    return Packed(f"{name}-{Path(path).name}" if path else name, content, captions, split)
+    typed = tuple(name for name, kind in part.features.items() if isinstance(kind, image_type))
+    for name in typed:
+        part = part.cast_column(name, image_type(decode=False))
+    columns = require_columns([*part.features, *(["image"] if typed else [])], source)
+    for number, row in enumerate(unpacking.tally.counted(part)):
+        where = f"{source}{f', {split}' if split else ''}, row {number}"
+        with unpacking.tally.using(where, split=split):
+            captions = captions_in(first_value(row, columns.captions))
+            value = first_value(row, typed or columns.pictures)
+            unpacking.add_value(
+                value,
+                f"{split or 'row'}-{number}",
+                folder=folder,
+                origin=where,
+                captions=captions,
+                split=split,
+            )

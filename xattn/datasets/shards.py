@@ -1,102 +1,236 @@
-"""WebDataset: tar files, here or behind any URL that fsspec opens; files of one name in them are a sample.
+"""WebDataset: tar files, here or behind any URL that fsspec opens, with captions beside pictures in them.
 
     train-{00..07}.tar      s3://bucket/train-{0000..0127}.tar      a folder that holds such files
 
-A sample has a picture and captions as a folder would have them: `dog.jpg` with `dog.txt` or `dog.json`.
-A shard whose name begins with a split's ("train-00.tar"), or whose folder is called so, belongs to it.
+Captions belong to pictures as in a folder (`sidecars`), wherever in the archive they lie: `dog.jpg` with
+`dog.txt` or `dog.json`. A shard whose name begins with a split's ("train-00.tar"), or whose folder is
+called so, belongs to it.
 """
 
 from __future__ import annotations
 
-import re
-import tarfile
+import hashlib
+from collections import Counter
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from xattn import images
-from xattn.datasets.base import reading
-from xattn.datasets.folder import SPLITS, json_captions
-from xattn.datasets.unpacked import Packed, unpacked
+from xattn.datasets import sidecars
+from xattn.datasets.archives import Member, Readable, members
+from xattn.datasets.base import SkippedEntry, reading, reason_of
+from xattn.datasets.splits import SPLITS, split_of
+from xattn.datasets.unpacked import UnpackedPicture, Unpacking, file_identity, unpacked
 from xattn.errors import DataError, MissingExtra
 
-SUFFIXES = (".tar", ".tar.gz", ".tgz")
+SUFFIXES = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz", ".tar.zst")
+"""Lower case. What is inside is told by the content."""
+_PARTIAL_SUFFIXES = (".part", ".partial", ".crdownload", ".download", ".tmp", ".aria2")
 
 
 def are_shards(source: str) -> bool:
     """Whether a path, pattern or URL names tar files, or a folder that holds some."""
-    return source.endswith(SUFFIXES) or bool(_in_folder(Path(source)))
+    return _is_shard(source) or bool(_in_folder(Path(source)))
 
 
 def unpack_shards(source: str) -> Path:
-    """Writes the samples out (see `unpacked`). Raises MissingExtra; DataError names the shard."""
-    for package in ("webdataset", "fsspec"):
-        if find_spec(package) is None:
-            raise MissingExtra(package, "data", f"reading {source}")
-    fsspec: Any = import_module("fsspec")
+    """Writes the samples out (see `unpacked`). Raises MissingExtra; DataError if no shard can be opened."""
     shards = [str(path) for path in _in_folder(Path(source))] or _expanded(source)
-    keys = []
+    keys: dict[str, str] = {}
+    absent: list[SkippedEntry] = []
     for shard in shards:
-        with reading(shard):
-            files, path = fsspec.core.url_to_fs(shard)
-            keys.append(f"{shard}:{files.ukey(path)}")
-    return unpacked("\n".join(keys), _samples(shards))
+        try:
+            keys[shard] = _key(shard)
+        except MissingExtra:
+            raise
+        except (OSError, ValueError, ImportError) as error:
+            absent.append(
+                SkippedEntry(shard, f"it cannot be read: {reason_of(error)}", split=split_of(shard))
+            )
+    if not keys:
+        raise DataError(f"{absent[0].where} cannot be read: {absent[0].reason}.")
+    partial = _partial_in(Path(source))
+    identity = [*keys.values(), *map(str, absent), *map(str, partial)]
+
+    def fill(unpacking: Unpacking) -> None:
+        list(unpacking.tally.counted(absent))
+        for path in partial:
+            unpacking.tally.note(str(path), "it is still being downloaded, or its download was broken off")
+        unwanted: Counter[str] = Counter()
+        for shard in keys:
+            with reading(shard), _opened(shard) as file:
+                _Shard(shard, unpacking, unwanted).read(file)
+        for suffix, number in sorted(unwanted.items()):
+            unpacking.tally.note(
+                source, f"{number} files ending in {suffix!r} are neither pictures nor captions"
+            )
+
+    return unpacked("\n".join(identity), fill)
+
+
+@dataclass(slots=True)
+class _File:
+    """One file of a shard. read: the picture written out, its captions, or why they cannot be read"""
+
+    name: str
+    digest: bytes
+    read: UnpackedPicture | list[str] | SkippedEntry
+
+
+class _Shard:
+    def __init__(self, shard: str, unpacking: Unpacking, unwanted: Counter[str]) -> None:
+        self._shard = shard
+        self._split = split_of(shard)
+        self._unpacking = unpacking
+        self._unwanted = unwanted
+
+    def read(self, file: Readable) -> None:
+        """Pictures are written out as they come; captions find theirs when all of the shard was read."""
+        tally = self._unpacking.tally
+        found = members(file, self._shard, _is_wanted, self._count_unwanted)
+        files = [self._file(member) for member in tally.counted(found)]
+        mixed = _mixed_names(files)
+        seen: set[str] = set()
+        dropped: list[UnpackedPicture] = []
+        first: list[_File] = []
+        for entry in files:
+            is_picture = isinstance(entry.read, UnpackedPicture)
+            if isinstance(entry.read, UnpackedPicture) and (entry.name in mixed or entry.name in seen):
+                dropped.append(entry.read)
+            if entry.name in mixed:
+                tally.skipped.append(self._mixed(entry.name, mixed[entry.name], is_picture))
+            elif isinstance(entry.read, SkippedEntry):
+                tally.skipped.append(entry.read)
+            else:
+                tally.num_used += 1
+                first += [entry] if entry.name not in seen else []
+                seen.add(entry.name)
+        self._unpacking.drop(dropped)
+        self._join(first)
+
+    def _file(self, member: Member) -> _File:
+        digest = hashlib.blake2b(member.content, digest_size=16).digest()
+        where = f"{self._shard}: {member.name}"
+        if sidecars.is_picture(member.name):
+            picture = self._unpacking.add(member.content, member.name, origin=where, split=self._split)
+            return _File(member.name, digest, picture)
+        try:
+            return _File(member.name, digest, sidecars.sidecar_captions(member.name, member.content))
+        except (ValueError, TypeError, RecursionError) as error:
+            return _File(member.name, digest, SkippedEntry(where, reason_of(error), "caption", self._split))
+
+    def _mixed(self, name: str, other: str, is_picture: bool) -> SkippedEntry:
+        reason = f"the archive has several files {other} that differ: it is not clear what belongs together"
+        where = f"{self._shard}: {name}"
+        return SkippedEntry(where, reason, "sample" if is_picture else "caption", self._split)
+
+    def _join(self, files: Sequence[_File]) -> None:
+        pictures = {entry.name: entry.read for entry in files if isinstance(entry.read, UnpackedPicture)}
+        captions = {entry.name: entry.read for entry in files if isinstance(entry.read, list)}
+        for name, described in sidecars.pictures_of(captions, pictures).items():
+            for picture in described:
+                pictures[picture].captions.extend(captions[name])
+            if not described and any(text.strip() for text in captions[name]):
+                where = f"{self._shard}: {name}"
+                self._unpacking.tally.note(where, "the archive has no picture of that name", self._split)
+
+    def _count_unwanted(self, name: str) -> None:
+        path = PurePosixPath(name)
+        if not any(
+            part.startswith(".") or part == "__MACOSX" for part in path.parts if part not in (".", "..")
+        ):
+            self._unwanted[path.suffix or path.name] += 1
+
+
+def _is_wanted(name: str) -> bool:
+    path = PurePosixPath(name)
+    return not _is_hidden(path) and (sidecars.is_picture(name) or sidecars.is_sidecar(name))
+
+
+def _is_hidden(path: PurePosixPath) -> bool:
+    """macOS adds such files to every archive."""
+    return path.name.startswith(".") or "__MACOSX" in path.parts
+
+
+def _mixed_names(files: Sequence[_File]) -> dict[str, str]:
+    """Name → a name that stands for several different files, of all files that may belong to those."""
+    digests: dict[str, set[bytes]] = {}
+    for entry in files:
+        digests.setdefault(entry.name, set()).add(entry.digest)
+    stems = {_stem(name): name for name, contents in digests.items() if len(contents) > 1}
+    return {name: stems[_stem(name)] for name in digests if _stem(name) in stems}
+
+
+def _stem(name: str) -> str:
+    """What names of files that belong together begin with."""
+    path = PurePosixPath(name)
+    stem = path.with_suffix("") if path.suffix else path
+    return str(stem.with_suffix("") if sidecars.is_picture(stem.name) else stem)
+
+
+# --- opening --------------------------------------------------------------------------------------------
+
+
+def _is_shard(name: str) -> bool:
+    return name.lower().endswith(SUFFIXES)
 
 
 def _in_folder(folder: Path) -> list[Path]:
     """None where pictures lie about, too: then a tar file is something else, such as a copy of them."""
-    places = [place for place in (folder, *(folder / split for split in SPLITS)) if place.is_dir()]
-    files = [file for place in places for file in place.iterdir()]
-    if any(file.suffix.lower() in images.EXTENSIONS for file in files):
+    files = _files(folder)
+    if any(sidecars.is_picture(file.name) for file in files):
         return []
-    return sorted(file for file in files if file.suffix == ".tar")
+    return sorted(file for file in files if _is_shard(file.name))
+
+
+def _files(folder: Path) -> list[Path]:
+    places = [place for place in (folder, *(folder / split for split in SPLITS)) if place.is_dir()]
+    return [file for place in places for file in place.iterdir() if not file.name.startswith(".")]
+
+
+def _partial_in(folder: Path) -> list[Path]:
+    def is_partial(name: str) -> bool:
+        return name.endswith(_PARTIAL_SUFFIXES) and _is_shard(name.rpartition(".")[0])
+
+    return sorted(file for file in _files(folder) if is_partial(file.name.lower()))
 
 
 def _expanded(source: str) -> Sequence[str]:
+    if "{" not in source:
+        return [source]
+    _require("webdataset", source)
     shardlists: Any = import_module("webdataset.shardlists")
     return shardlists.expand_urls(source)
 
 
-def _samples(shards: Sequence[str]) -> Iterator[Packed]:
+def _is_url(shard: str) -> bool:
+    return "://" in shard or "::" in shard
+
+
+def _key(shard: str) -> str:
+    """Changes when the shard does. Raises OSError or ValueError if it cannot be reached."""
+    if not _is_url(shard):
+        return file_identity(Path(shard))
+    _require("fsspec", shard)
     fsspec: Any = import_module("fsspec")
-    tars: Any = import_module("webdataset.tariterators")
-    for shard in shards:
-        split = split_of(shard)
-        try:
-            with reading(shard), fsspec.open(shard, "rb") as stream:
-                files = ({**file, "__url__": shard} for file in tars.tar_file_iterator(stream))
-                for sample in tars.group_by_keys(files):
-                    packed = _packed(sample, split)
-                    if packed is not None:
-                        yield packed
-        except tarfile.TarError as error:
-            raise DataError(f"{shard} cannot be read: {error.args[0]}.") from error
+    files, path = fsspec.core.url_to_fs(shard)
+    return f"{shard}:{files.ukey(path)}"
 
 
-def _packed(sample: dict[str, Any], split: str | None) -> Packed | None:
-    """None for a sample without a picture."""
-    known = images.EXTENSIONS | images.UNREADABLE_EXTENSIONS
-    suffix = next((suffix for suffix in sample if f".{suffix}" in known), None)
-    if suffix is None:
-        return None
-    name = f"{sample['__key__']}.{suffix}"
-    captions = sample["txt"].decode("utf-8").splitlines() if "txt" in sample else []
-    if "json" in sample:
-        with reading(name):
-            captions += json_captions(sample["json"].decode("utf-8"))
-    return Packed(name, sample[suffix], captions, split)
+@contextmanager
+def _opened(shard: str) -> Iterator[Readable]:
+    if _is_url(shard):
+        fsspec: Any = import_module("fsspec")
+        with fsspec.open(shard, "rb") as remote:
+            yield remote
+    else:
+        with Path(shard).open("rb") as file:
+            yield file
 
 
-def split_of(shard: str) -> str | None:
-    """
-    >>> split_of("s3://bucket/train-0001.tar"), split_of("/data/val/00.tar"), split_of("/data/trains.tar")
-    ('train', 'val', None)
-    """
-    path = PurePosixPath(shard.replace("\\", "/"))
-    for part in (path.name, path.parent.name):
-        first = re.match(r"[a-z]*", part.lower())
-        if first is not None and first[0] in SPLITS:
-            return first[0]
-    return None
+def _require(package: str, source: str) -> None:
+    if find_spec(package) is None:
+        raise MissingExtra(package, "data", f"reading {source}")

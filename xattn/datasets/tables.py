@@ -1,127 +1,107 @@
-"""Tables with a picture and a caption in each row: .csv, .tsv, .jsonl, .parquet.
+"""Tables with a picture and captions in each row: .csv .tsv .jsonl .json .parquet, Flickr8k's lists.
 
-Columns are found by name (PICTURE_COLUMNS, CAPTION_COLUMNS, `split`); rows of one picture are joined. Paths
-of pictures are relative to the table, as in Hugging Face's metadata.csv.
+Columns are found by name (`columns`); rows of one picture are joined. Paths of pictures are relative to the
+table, as in Hugging Face's metadata.csv, or to a folder beside it that holds them.
 """
 
 from __future__ import annotations
 
-import csv
-from collections.abc import Iterable, Iterator, Mapping
-from importlib import import_module
-from importlib.util import find_spec
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
-from xattn.datasets.base import (
-    Dataset,
-    Record,
-    count_blank,
-    distinct,
-    distinct_splits,
-    json_lines,
-    reading,
-)
-from xattn.errors import DataError, MissingExtra
+from xattn.datasets.base import Dataset, Record, SkippedEntry, Tally, count_blank, distinct, split_name
+from xattn.datasets.columns import first_value, is_file, picture_name, picture_path, require_columns
+from xattn.datasets.parquet import holds_pictures, parquet_rows, unpack_parquet
+from xattn.datasets.rows import Row, json_rows
+from xattn.datasets.separated import FREE_TEXT_SUFFIXES, separated_rows
+from xattn.datasets.text import captions_in
+from xattn.datasets.unpacked import read_unpacked
+from xattn.errors import DataError
 
-PICTURE_COLUMNS = ("image", "file_name", "filename", "file", "path", "filepath", "image_path", "picture")
-CAPTION_COLUMNS = ("captions", "caption", "text", "title", "description", "sentences")
-SUFFIXES = (".csv", ".tsv", ".jsonl", ".ndjson", ".parquet")
-USUAL_NAMES = ("metadata", "captions")
-"""A table of this name in a folder describes it."""
+SEPARATED_SUFFIXES = (".csv", ".tsv", ".tab", ".psv", *FREE_TEXT_SUFFIXES)
+JSON_SUFFIXES = (".jsonl", ".ndjson", ".json")
+SUFFIXES = (*SEPARATED_SUFFIXES, *JSON_SUFFIXES, ".parquet")
+"""Lower case."""
 
-
-def find_table(folder: Path) -> Path | None:
-    """The table that describes a folder of pictures, if there is one."""
-    places = (folder / f"{name}{suffix}" for name in USUAL_NAMES for suffix in SUFFIXES)
-    return next((place for place in places if place.is_file()), None)
+_MOST_EXAMPLES = 100
+"""Rows by which the folder of the pictures is found."""
 
 
-def read_table(path: Path, split: str | None, pictures: Path | str | None) -> Dataset:
-    """Raises DataError where columns are missing or a row cannot be read, and names the row."""
-    folder = path.parent if pictures is None else Path(pictures)
-    captions: dict[str, list[str]] = {}
-    splits: set[str] = set()
-    for where, row in _rows(path):
-        with reading(where):
-            splits.add(str(row.get("split")))
-            if split is not None and str(row.get("split")) != split:
-                continue
-            name = row[column(row, PICTURE_COLUMNS, "a picture", where)]
-            if not isinstance(name, str):
-                raise TypeError(f"expected the path of a picture, got {type(name).__name__}")
-            given = row[column(row, CAPTION_COLUMNS, "a caption", where)]
-            captions.setdefault(name, []).extend(texts(given))
-    if not captions:
-        raise DataError(
-            f"{path} has no row of the split {split!r}; it has {sorted(splits)}."
-            if splits
-            else f"{path} is empty."
+def is_table(path: Path) -> bool:
+    """By its ending."""
+    return path.suffix.lower() in SUFFIXES
+
+
+def table_rows(path: Path) -> Iterator[Row | SkippedEntry]:
+    """Raises DataError if the file cannot be read as a table at all."""
+    suffix = path.suffix.lower()
+    return json_rows(path) if suffix in JSON_SUFFIXES else separated_rows(path)
+
+
+def read_table(path: Path, pictures: Path | str | None) -> Dataset:
+    """Rows that cannot be read are in `skipped`. Raises DataError if the table as a whole cannot be."""
+    if path.suffix.lower() == ".parquet":
+        return read_parquet([path], pictures)
+    return dataset_of(table_rows(path), path, pictures)
+
+
+def read_parquet(files: Sequence[Path], pictures: Path | str | None) -> Dataset:
+    """Parts of one dataset. Pictures that lie in them are written out to the cache."""
+    if any(map(holds_pictures, files)):
+        return replace(read_unpacked(unpack_parquet(files)), name=files[0].stem)
+    rows = (row for file in files for row in parquet_rows(file))
+    return dataset_of(rows, files[0], pictures)
+
+
+@dataclass(slots=True)
+class _Captioned:
+    name: str
+    split: str | None
+    captions: list[str] = field(default_factory=list)
+
+
+def dataset_of(rows: Iterable[Row | SkippedEntry], path: Path, pictures: Path | str | None) -> Dataset:
+    """Joins rows to records. `path` names the dataset; pictures are looked for beside it."""
+    tally = Tally()
+    joined: dict[tuple[str, str | None], _Captioned] = {}
+    for row in tally.counted(rows):
+        with tally.using(row.where):
+            columns = require_columns(row.values, "it")
+            split = split_name(first_value(row.values, columns.splits))
+            name = picture_name(first_value(row.values, columns.pictures))
+            captions = captions_in(_caption(row, columns.captions))
+            joined.setdefault((name, split), _Captioned(name, split)).captions.extend(captions)
+    if not tally.num_entries:
+        raise DataError(f"{path} is empty.")
+    names = [entry.name for entry in joined.values()]
+    folder = picture_folder(path.parent, names) if pictures is None else Path(pictures)
+    records = (
+        Record(
+            id=entry.name,
+            image=picture_path(folder, entry.name),
+            captions=distinct(entry.captions),
+            num_blank=count_blank(entry.captions),
+            split=entry.split,
         )
-    records = tuple(
-        Record(name, folder / name, distinct(lines), num_blank=count_blank(lines))
-        for name, lines in captions.items()
+        for entry in joined.values()
     )
-    return Dataset(path.stem, split, records)
+    return tally.dataset(path.stem, records, path)
 
 
-def table_splits(path: Path) -> list[str]:
-    return distinct_splits(row.get("split") for _, row in _rows(path))
+def _caption(row: Row, columns: tuple[str, ...]) -> object:
+    value = first_value(row.values, columns)
+    return row.values.get(columns[0]) if value is None else value
 
 
-def _rows(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """(file:row, column → value)"""
-    if path.suffix in (".jsonl", ".ndjson"):
-        yield from json_lines(path)
-    elif path.suffix == ".parquet":
-        yield from _parquet_rows(path)
-    else:
-        # The separator is found, not believed: files are often called .csv with tabs or semicolons inside.
-        with reading(str(path)), path.open(encoding="utf-8-sig", newline="") as file:
-            first = file.readline()
-            file.seek(0)
-            separator = max(("\t", ",", ";", "|"), key=first.count) if first else ","
-            for number, row in enumerate(csv.DictReader(file, delimiter=separator), 1):
-                if None in row or None in row.values():
-                    raise ValueError(f"row {number} has not {len(row)} fields as the first line has")
-                yield f"{path}, row {number}", row
+def picture_folder(beside: Path, names: Iterable[str]) -> Path:
+    """The folder that names of pictures are relative to: `beside`, or the one in it with most of them."""
+    examples = [name for name, _ in zip(names, range(_MOST_EXAMPLES), strict=False)]
 
+    def num_files(folder: Path) -> int:
+        return sum(is_file(picture_path(folder, name)) for name in examples)
 
-def _parquet_rows(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    if find_spec("pyarrow") is None:
-        raise MissingExtra("pyarrow", "data", f"reading {path.name}")
-    parquet: Any = import_module("pyarrow.parquet")
-    with reading(str(path)):
-        table = parquet.ParquetFile(str(path))
-        # Pictures may be inside, megabytes each; only names and texts are read.
-        known = {*PICTURE_COLUMNS, *CAPTION_COLUMNS, "split"}
-        columns = [name for name in table.schema_arrow.names if name in known]
-        number = 0
-        for batch in table.iter_batches(columns=columns):
-            for row in batch.to_pylist():
-                number += 1
-                yield f"{path}, row {number}", row
-
-
-def column(row: Mapping[str, Any], names: Iterable[str], what: str, where: str) -> str:
-    """The first of the names that has a value, or that is there at all. Raises DataError."""
-    there = [name for name in names if name in row]
-    for name in there:
-        if row[name] is not None:
-            return name
-    if there:
-        return there[0]
-    raise DataError(
-        f"{where} has no column with {what}: expected one of {', '.join(names)}; found {', '.join(row)}."
-    )
-
-
-def texts(value: object) -> list[str]:
-    """A caption, a list of them or none, as a list."""
-    if value is None:
-        return []
-    if isinstance(value, str):
-        return [value]
-    if isinstance(value, list) and all(isinstance(text, str) for text in value):
-        return value
-    raise TypeError(f"expected a caption or a list of captions, got {type(value).__name__}")
+    if num_files(beside):
+        return beside
+    folders = sorted(folder for folder in beside.iterdir() if folder.is_dir()) if beside.is_dir() else []
+    return max(folders, key=num_files) if any(map(num_files, folders)) else beside

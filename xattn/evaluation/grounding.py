@@ -80,7 +80,7 @@ def _phrases(record: Record) -> Iterable[NamedBox]:
 
 def _by_name(boxes: Iterable[NamedBox]) -> dict[str, Boxes]:
     grouped: dict[str, list[tuple[float, float, float, float]]] = {}
-    for name, box in boxes:
+    for name, box, _ in boxes:
         grouped.setdefault(name, []).append(box)
     return {name: np.array(found) for name, found in grouped.items()}
 

@@ -54,10 +54,12 @@ def load_own(path: Path | str, settings: Settings, validate_on: str | None = Non
             f"{path} has the splits {splits}: expected {TRAIN!r} and {validate_on!r} among them"
         )
     if held_name is not None and TRAIN in splits:
-        train, held = (list(read_dataset(path, split).records) for split in (TRAIN, held_name))
+        datasets = [read_dataset(path, split) for split in (TRAIN, held_name)]
+        train, held = (list(dataset.records) for dataset in datasets)
     else:
-        train, held = _divided(read_dataset(path, TRAIN if TRAIN in splits else None).records, settings)
-    skipped: list[Skipped] = []
+        datasets = [read_dataset(path, TRAIN if TRAIN in splits else None)]
+        train, held = _divided(datasets[0].records, settings)
+    skipped = unread(*datasets)
     train, held = (usable(records, skipped) for records in (train, held))
     if settings.max_pictures:
         train, held = train[: settings.max_pictures], held[: settings.max_pictures]
@@ -67,6 +69,12 @@ def load_own(path: Path | str, settings: Settings, validate_on: str | None = Non
             f"least {FEWEST} and 2. `xattn data check {path}` tells what was found."
         )
     return OwnData(Path(path).resolve().name, tuple(train), tuple(held), tuple(skipped))
+
+
+def unread(*datasets: Dataset) -> list[Skipped]:
+    """Images and captions that could not be read, each once."""
+    entries = dict.fromkeys(entry for dataset in datasets for entry in dataset.skipped if entry.is_fatal)
+    return [Skipped(Path(entry.where), entry.reason) for entry in entries]
 
 
 def _divided(records: Sequence[Record], settings: Settings) -> tuple[list[Record], list[Record]]:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from xattn.datasets import Record, read_dataset, splits_of
 from xattn.errors import DataError
-from xattn.training.data import TRAIN, readable, usable, withheld
+from xattn.training.data import TRAIN, readable, unread, usable, withheld
 from xattn.training.mining import Hard
 from xattn.training.sampling import Mixed, Plan, Shuffled
 from xattn.training.settings import Settings
@@ -38,8 +38,9 @@ def load_general(path: Path | str, split: str | None, settings: Settings) -> Gen
     """
     if split is None and TRAIN in splits_of(path):
         split = TRAIN
-    skipped: list[Skipped] = []
-    records = [record for record in read_dataset(path, split).records if record.captions]
+    dataset = read_dataset(path, split)
+    skipped = unread(dataset)
+    records = [record for record in dataset.records if record.captions]
     if settings.max_pictures:
         records = records[: 2 * settings.max_pictures]
     wanted = settings.max_replay + settings.replay_apart
