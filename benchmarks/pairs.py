@@ -2,13 +2,13 @@
 
     python -m benchmarks.pairs --data coco_mix
 
-Two models begin as the default recipe's does, towers frozen and their features kept in --cache, and see the
-same batches: photos with --captions captions each. One takes the loss over every picture × every caption
-(`xattn.losses.all_pairs_loss`), the other FLAIR's scheme (`benchmarks.loss_memory.sampled_loss`: own
-captions and one random caption of each other picture), both in the sigmoid form. They train in turns,
-always the one that has used less time, until each has used --minutes of one core: on a quiet machine that
-is wall time, on a busy one it is fairer. The learning rate follows the time used. Searched at the end:
-split "dev", with a paired test over its photos.
+Two models begin with the towers of --model and fresh heads, towers frozen and their features kept in
+--cache, and see the same batches: photos with --captions captions each. One takes the loss over every
+picture × every caption (`xattn.losses.all_pairs_loss`), the other FLAIR's scheme
+(`benchmarks.loss_memory.sampled_loss`: own captions and one random caption of each other picture), both
+in the sigmoid form. They train in turns, always the one that has used less time, until each has used
+--minutes of one core: on a quiet machine that is wall time, on a busy one it is fairer. The learning
+rate follows the time used. Searched at the end: split "dev", with a paired test over its photos.
 """
 
 from __future__ import annotations
@@ -27,16 +27,15 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from benchmarks.fresh_heads import give_fresh_heads
 from benchmarks.loss_memory import sampled_loss
 from benchmarks.record import RESULTS, Figure, OtherPrograms, current_commit, keep, show
-from training.alignment import align
-from training.recipes import Recipe, default
-from training.run import untrained
 from xattn.attention import CrossAttention
 from xattn.losses import Pairs, all_pairs_loss
 from xattn.metrics import retrieval_ranks
 from xattn.metrics.intervals import bootstrap_interval, paired_difference
 from xattn.model import XAttnModel
+from xattn.model.checkpoint import load_model
 from xattn.training.default_towers import towers_of
 from xattn.training.features import ViewFeatures, cached_features
 from xattn.training.gather import gather, text_table
@@ -52,6 +51,17 @@ FIRST_SCALE, FIRST_BIAS = 10.0, -10.0
 """SigLIP's."""
 WARMUP = 0.1
 """Of the time."""
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """Numbers of both runs. pooled_weight: β of the score that searches at the end"""
+
+    batch_size: int = 96
+    learning_rate: float = 1e-3
+    weight_decay: float = 0.2
+    pooled_weight: float = 0.8
+    seed: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,13 +165,13 @@ def read(
     splits = [read_dataset(options.data, name) for name in ("train", "dev")]
     splits = [_captioned(dataset, options.captions, options.pictures) for dataset in splits]
     torch.manual_seed(recipe.seed)
-    model = untrained(recipe, splits[0])
+    model = load_model(options.model, device="cpu")
     vision, text = towers_of(model)
     captions = sorted({caption for s in splits for picture in s.pictures for caption in picture.captions})
     table = text_table(text, captions).clone()  # made without gradients, used with them
     rows = {caption: row for row, caption in enumerate(captions)}
     learned = [rows[caption] for picture in splits[0].pictures for caption in picture.captions]
-    align(model, table[learned], recipe.learned_share)
+    give_fresh_heads(model, table[learned])
     features = [cached_features(vision, dataset, 1, cache) for dataset in splits]
     train, dev = (Photos(s.pictures, f, table, rows) for s, f in zip(splits, features, strict=True))
     return model, (train, dev)
@@ -222,13 +232,13 @@ def main() -> None:
     parser.add_argument("--captions", type=int, default=4, help="of each picture in a step")
     parser.add_argument("--pictures", type=int, metavar="N", help="the first N of each split (all)")
     parser.add_argument("--batch-size", type=int, default=96)
+    parser.add_argument("--model", default="default", help="whose towers are used")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--smoke", action="store_true", help="small random towers, a few steps")
     parser.add_argument("--out", type=Path, default=RESULTS, metavar="DIR", help="folder for the results")
     options = parser.parse_args()
     torch.set_num_threads(1)
-    recipe = replace(default(smoke=options.smoke), seed=options.seed)
-    recipe = replace(recipe, batch_size=options.batch_size)
+    recipe = Recipe(batch_size=options.batch_size, seed=options.seed)
     options.minutes = 0.02 if options.smoke else options.minutes
     options.out.mkdir(parents=True, exist_ok=True)
     at, others = current_commit(), OtherPrograms()

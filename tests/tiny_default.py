@@ -2,27 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-from functools import partial
+from collections.abc import Sequence
 from typing import Any
 
-import pytest
 import timm
 import torch
 from timm.models._efficientnet_builder import decode_arch_def
 from timm.models.efficientnet import EfficientNet
 from timm.models.vision_transformer import VisionTransformer
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from tokenizers.pre_tokenizers import Whitespace
 from torch import nn
 
-from training import run
-from training.recipes import default
+from xattn.attention import CrossAttention
 from xattn.encoders.hybrid.fusion import FusionConfig
-from xattn.encoders.hybrid.vision import HybridConfig
-from xattn.model import XAttnModel
-from xattn.training.pictures import Dataset
+from xattn.encoders.hybrid.text import SentenceConfig, SentenceEncoder
+from xattn.encoders.hybrid.vision import HybridConfig, HybridEncoder
+from xattn.model import Calibration, XAttnModel
 
-CONV_WIDTH, TEXTURE_WIDTH, VIT_WIDTH = 24, 16, 24
+DIM, CONV_WIDTH, TEXTURE_WIDTH, VIT_WIDTH = 32, 24, 16, 24
 STAGES = [
     ["ds_r1_k3_s1_e1_c8"],
     ["ir_r1_k3_s2_e2_c8"],
@@ -51,19 +50,23 @@ for entry in (tiny_conv, tiny_dino):
     timm.models.register_model(entry)
 
 
-@contextmanager
-def tiny_nets() -> Iterator[None]:
-    """Recipes begin with these nets meanwhile."""
-    widths = {"conv_width": CONV_WIDTH, "texture_width": TEXTURE_WIDTH, "vit_width": VIT_WIDTH}
-    nets = {"conv": tiny_conv.__name__, "vit": tiny_dino.__name__}
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(run, "FusionConfig", partial(FusionConfig, **widths))
-        patch.setattr(run, "HybridConfig", partial(HybridConfig, **nets))
-        yield
-
-
-def tiny_default(dataset: Dataset, seed: int = 0) -> XAttnModel:
-    """What the default recipe's smoke run begins with, by smaller nets."""
+def tiny_default(texts: Sequence[str], seed: int = 0) -> XAttnModel:
+    """The default model's architecture with random towers. texts: what its vocabulary is made of."""
     torch.manual_seed(seed)
-    with tiny_nets():
-        return run.untrained(default(smoke=True), dataset)
+    words = sorted({word for text in texts for word in text.split()})
+    tokenizer = Tokenizer(
+        WordLevel({w: n for n, w in enumerate(["[PAD]", "[UNK]", *words])}, unk_token="[UNK]")
+    )
+    tokenizer.pre_tokenizer = Whitespace()
+    sizes = {"width": 48, "num_layers": 2, "num_heads": 4, "feedforward": 96}
+    config = SentenceConfig(dim=DIM, vocab_size=len(words) + 2, **sizes)
+    text = SentenceEncoder(config, tokenizer).eval()
+    text.measure_centers(texts)
+    fusion = FusionConfig(
+        dim=DIM, conv_width=CONV_WIDTH, texture_width=TEXTURE_WIDTH, vit_width=VIT_WIDTH, text_width=48
+    )
+    vision = HybridEncoder(HybridConfig(tiny_conv.__name__, tiny_dino.__name__, fusion))
+    names = torch.randn(fusion.num_classes, fusion.text_width)
+    vision.fusion.class_names.copy_(torch.nn.functional.normalize(names, dim=-1))
+    attention = CrossAttention(DIM, num_heads=2)
+    return XAttnModel(vision, text, attention, Calibration(), name="tiny")

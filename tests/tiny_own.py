@@ -15,7 +15,7 @@ from PIL import Image
 from tests.tiny_default import tiny_default
 from xattn.datasets import load_dataset
 from xattn.model.checkpoint import load_model, save_model
-from xattn.training.data import kept_form, load_own
+from xattn.training.data import load_own
 from xattn.training.loop import Loop
 from xattn.training.objective import Batches
 from xattn.training.prepare import Places, Prepared
@@ -53,7 +53,7 @@ def data_fixture(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(name="start", scope="module")
 def start_fixture(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A model of random towers, on disk."""
-    model = tiny_default(kept_form(load_dataset(data).records, "train"))
+    model = tiny_default([text for record in load_dataset(data).records for text in record.captions])
     directory = tmp_path_factory.mktemp("start") / "model"
     save_model(model, directory, "# random\n", quantized=False)
     return directory

@@ -1,16 +1,15 @@
-"""Trains the models that xattn ships: `python -m training default --data DIR --out DIR`.
+"""Trains the model that xattn ships: `python -m training --data DIR --data DIR --out DIR`.
 
-    recipes     settings as frozen dataclasses, each with a smoke variant
+    recipe      every number of a run in one frozen dataclass
+    photos      data sets → photos with captions, phrases and boxes
+    attributes  texts made wrong by one attribute
+    frozen      what the frozen part of the towers says of every photo, kept on disk
+    batches     random batches of photos of one shape, and the texts they are asked about
+    student     the model in training: last blocks and heads on frozen features
+    objective   the losses
+    fit         the loop, resumable
+    run         all of it in order; card: the model card
     towers      pretrained nets, as PyPI packages carry them, put into xattn's modules
-    swaps       captions made wrong by one word
-    batches     random batches of those features, with the texts that go with them
-    alignment   where training starts
-    distil      the pooled embedding, copied from teachers
-    fit         a loop over steps, which distil and loop share
-    loop        the training itself
-    run         all of it in order
 
-Only the fusion, the text head and the cross-attention are trained; the towers stay as they come. So each
-picture passes the towers once per view, and an epoch over the kept features takes about two minutes on
-one core.
+Each photo passes the frozen part once; training then needs no picture.
 """

@@ -1,9 +1,9 @@
-"""Random batches: pictures in random views, captions, and texts with and without boxes in them."""
+"""Random batches: photos of one shape, and the texts that each of them is asked about."""
 
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,145 +11,160 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from training.recipes import Recipe
-from xattn.training.features import MAX_REGIONS, ViewFeatures
-from xattn.training.gather import PictureFeatures, gather
-from xattn.training.pictures import Dataset, Picture
-from xattn.training.views import cell_cover
+from training.attributes import swapped
+from training.photos import Photo, normalised, with_article
+from training.recipe import Recipe
+from xattn.geometry import coverage
 from xattn.types import Size
 
-MIN_COVER = 0.25
-"""Cells. Boxes that cover less of a view than this are as good as cropped away."""
+MIN_COVER = 0.05
+"""Cells. Boxes that cover less of the grid give attention nothing to hold to."""
 
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """B pictures with the captions they have; up to M texts per picture that its attention is held to.
+    """B photos of one shape and N texts: captions, phrases with boxes, then others asked of one photo only.
 
-    rows: the pictures' places among all records (xattn.training.pictures.Picture)
-    captions: rows of the text table; owners: caption n belongs to picture owners[n], -1: to none
-    texts: rows for [b, m], 0 on padding; cover: share of region r inside the boxes of text [b, m]
-    present: it has boxes in this view; absent: it is a category that the picture lacks. Padding is neither.
+    owners: text n is about photo owners[n]; num_captions, num_phrases: how the texts are divided
+    matches: [B, captions + phrases], True where the text is known to be true of the photo
+    unknown: [B, captions + phrases], True where it may be true: left out of the loss
+    cover: share of each region inside the phrase's boxes; small: share of the photo inside them
+    swap_of: for each further text, the text whose attribute it exchanges; -1: name of an absent category
     """
 
-    pictures: PictureFeatures
-    rows: Int[Tensor, " B"]
-    captions: Int[Tensor, " N"]
+    photos: Sequence[Photo]
+    grid: Size
+    texts: list[str]
     owners: Int[Tensor, " N"]
-    texts: Int[Tensor, "B M"]
-    cover: Float[Tensor, "B M R"]
-    present: Bool[Tensor, "B M"]
-    absent: Bool[Tensor, "B M"]
-
-
-def drawn_captions(
-    pictures: Sequence[Picture], text_rows: Mapping[str, int], recipe: Recipe, rng: random.Random
-) -> tuple[Int[Tensor, " N"], Int[Tensor, " N"]]:
-    """(rows of captions, owners): `recipe.captions` of each picture, or all; pictures[owners[n]] has n.
-
-    Behind them `recipe.swaps` wrong ones for each of these captions, or all: their owner is -1.
-    """
-    own: list[tuple[int, int]] = []
-    wrong: list[tuple[int, int]] = []
-    for b, picture in enumerate(pictures):
-        for caption in rng.sample(picture.captions, min(recipe.captions, len(picture.captions))):
-            own.append((text_rows[caption], b))
-            swapped = picture.wrong.get(caption, ())
-            wrong += [
-                (text_rows[text], -1) for text in rng.sample(swapped, min(recipe.swaps, len(swapped)))
-            ]
-    rows, owners = torch.tensor(own + wrong, dtype=torch.long).reshape(-1, 2).T
-    return rows, owners
+    num_captions: int
+    num_phrases: int
+    matches: Bool[Tensor, "B M"]
+    unknown: Bool[Tensor, "B M"]
+    cover: Float[Tensor, "P R"]
+    area: Float[Tensor, " P"]
+    swap_of: Int[Tensor, " S"]
 
 
 class Sampler:
-    """Draws batches; the same seed and calls give the same batches.
+    """Draws the batches of an epoch; the same seed gives the same batches.
 
-    pictures: those to train on, with captions or boxes; text_rows: text → row of the table.
+    shapes: number of the shape of each photo; grids: (H, W) of each shape
     """
 
     def __init__(
-        self,
-        dataset: Dataset,
-        pictures: Sequence[Picture],
-        features: Sequence[ViewFeatures],
-        text_rows: Mapping[str, int],
-        recipe: Recipe,
-        device: torch.device,
+        self, photos: Sequence[Photo], shapes: Sequence[int], grids: Sequence[Size], recipe: Recipe
     ) -> None:
-        self.pictures = list(pictures)
-        self.features = features
-        self.text_rows = text_rows
+        self.photos = list(photos)
+        self.grids = grids
         self.recipe = recipe
-        self.device = device
-        self.categories = dataset.categories
-        self.rng = random.Random(recipe.seed)
+        self._by_shape: dict[int, list[Photo]] = {}
+        for photo, shape in zip(photos, shapes, strict=True):
+            self._by_shape.setdefault(shape, []).append(photo)
+        # A source without categories was never searched for any: nothing is known to be absent there.
+        self._categories: dict[str, list[str]] = {}
+        for source in {photo.source for photo in photos}:
+            names = {name for photo in photos if photo.source == source for name in photo.categories}
+            self._categories[source] = sorted(names)
 
     @property
     def steps_per_epoch(self) -> int:
-        """Batches are full; the pictures left over come again in another epoch."""
-        return len(self.pictures) // self.recipe.batch_size
+        return sum(len(members) // self.recipe.batch_size for members in self._by_shape.values())
 
-    def epoch(self) -> Iterator[Batch]:
-        self.rng.shuffle(self.pictures)
+    def epoch(self, number: int) -> Iterator[Batch]:
+        """Full batches; the photos left over come again in another epoch."""
+        rng = random.Random(self.recipe.seed * 1_000_003 + number)
         size = self.recipe.batch_size
-        for step in range(self.steps_per_epoch):
-            yield self._batch(self.pictures[step * size : (step + 1) * size])
+        chunks: list[tuple[int, list[Photo]]] = []
+        for shape, members in sorted(self._by_shape.items()):
+            order = rng.sample(members, len(members))
+            chunks += [(shape, order[i : i + size]) for i in range(0, len(order) - size + 1, size)]
+        rng.shuffle(chunks)
+        for shape, chunk in chunks:
+            yield self._batch(chunk, self.grids[shape], random.Random(rng.random()))
 
-    def _batch(self, pictures: Sequence[Picture]) -> Batch:
-        views = [self.rng.randrange(len(self.features)) for _ in pictures]
-        inputs = gather(self.features, views, [picture.row for picture in pictures], self.device)
-        rows, owners = drawn_captions(pictures, self.text_rows, self.recipe, self.rng)
-
-        most = self.recipe.region_texts + self.recipe.absent_texts
-        texts = torch.zeros(len(pictures), most, dtype=torch.long)
-        cover = torch.zeros(len(pictures), most, MAX_REGIONS)
-        present = torch.zeros(len(pictures), most, dtype=torch.bool)
-        absent = torch.zeros(len(pictures), most, dtype=torch.bool)
-        for b, (picture, view) in enumerate(zip(pictures, views, strict=True)):
-            held = self._held(picture, view, inputs.sizes[b])
-            for m, (name, cells) in enumerate(held):
-                texts[b, m] = self.text_rows[name]
-                absent[b, m] = cells is None
-                if cells is not None:
-                    present[b, m] = True
-                    cover[b, m, : cells.size] = torch.from_numpy(cells.ravel())
-        device = self.device
+    def _batch(self, photos: Sequence[Photo], grid: Size, rng: random.Random) -> Batch:
+        captions: list[tuple[str, int]] = []
+        phrases: list[tuple[str, int]] = []
+        covers: list[Float[np.ndarray, " R"]] = []
+        areas: list[float] = []
+        for owner, photo in enumerate(photos):
+            drawn = rng.sample(photo.captions, min(self.recipe.captions, len(photo.captions)))
+            captions += [(caption, owner) for caption in drawn]
+            for phrase, cells, area in self._phrases(photo, grid, rng):
+                phrases.append((phrase, owner))
+                covers.append(cells)
+                areas.append(area)
+        main = captions + phrases
+        further, swap_of = self._further(photos, main, rng)
+        matches, unknown = _relations(photos, captions, phrases)
+        num_regions = grid[0] * grid[1]
         return Batch(
-            inputs,
-            torch.tensor([picture.row for picture in pictures], device=device),
-            rows.to(device),
-            owners.to(device),
-            texts.to(device),
-            cover.to(device),
-            present.to(device),
-            absent.to(device),
+            photos=photos,
+            grid=grid,
+            texts=[text for text, _ in main + further],
+            owners=torch.tensor([owner for _, owner in main + further], dtype=torch.long),
+            num_captions=len(captions),
+            num_phrases=len(phrases),
+            matches=matches,
+            unknown=unknown,
+            cover=torch.from_numpy(np.array(covers, np.float32).reshape(-1, num_regions)),
+            area=torch.tensor(areas, dtype=torch.float32),
+            swap_of=torch.tensor(swap_of, dtype=torch.long),
         )
 
-    def _held(
-        self, picture: Picture, number: int, grid: Size
-    ) -> list[tuple[str, Float[np.ndarray, "H W"] | None]]:
-        """Texts with the cells their boxes cover, and categories the picture lacks with None."""
-        view = self.features[number].views[picture.row]
-        held: list[tuple[str, Float[np.ndarray, "H W"] | None]] = []
-        for text in self._named(picture):
-            cells = cell_cover([view.place(box) for box in picture.places[text]], grid)
+    def _phrases(
+        self, photo: Photo, grid: Size, rng: random.Random
+    ) -> list[tuple[str, Float[np.ndarray, " R"], float]]:
+        """(text, share of each region inside its boxes, share of the photo inside them)."""
+        places = photo.places()
+        drawn: list[tuple[str, Float[np.ndarray, " R"], float]] = []
+        for text in rng.sample(sorted(places), len(places)):
+            if len(drawn) == self.recipe.phrases:
+                break
+            cells = np.asarray(coverage(np.array(places[text], np.float32), grid), np.float32).ravel()
             if cells.sum() >= MIN_COVER:
-                held.append((text, cells))
-        # Without categories the picture was never searched for any: nothing is known to be absent.
-        lacking = [name for name in self.categories if name not in picture.places]
-        if picture.categories:
-            count = min(self.recipe.absent_texts, len(lacking))
-            held += [(name, None) for name in self.rng.sample(lacking, count)]
-        return held
+                drawn.append((text, cells, float(cells.mean())))
+        return drawn
 
-    def _named(self, picture: Picture) -> list[str]:
-        """`recipe.region_texts` texts with boxes. Phrases are rare, so most of them come each time."""
-        phrases = [text for text in picture.places if text not in picture.categories]
-        categories = [text for text in picture.places if text in picture.categories]
-        self.rng.shuffle(phrases)
-        self.rng.shuffle(categories)
-        most = self.recipe.region_texts
-        first, then = most * 3 // 8, most // 2
-        ordered = phrases[:first] + categories[:then] + phrases[first:] + categories[then:]
-        return ordered[:most]
+    def _further(
+        self, photos: Sequence[Photo], main: Sequence[tuple[str, int]], rng: random.Random
+    ) -> tuple[list[tuple[str, int]], list[int]]:
+        """Texts asked of one photo only: of it false."""
+        further: list[tuple[str, int]] = []
+        swap_of: list[int] = []
+        left = dict.fromkeys(range(len(photos)), self.recipe.swaps)
+        for n in rng.sample(range(len(main)), len(main)):
+            text, owner = main[n]
+            if not left[owner]:
+                continue
+            for wrong in swapped(text, photos[owner], rng, min(2, left[owner])):
+                further.append((wrong, owner))
+                swap_of.append(n)
+                left[owner] -= 1
+        for owner, photo in enumerate(photos):
+            if photo.categories:
+                lacking = [n for n in self._categories[photo.source] if n not in photo.categories]
+                for name in rng.sample(lacking, min(self.recipe.absent, len(lacking))):
+                    further.append((with_article(name), owner))
+                    swap_of.append(-1)
+        return further, swap_of
+
+
+def _relations(
+    photos: Sequence[Photo], captions: Sequence[tuple[str, int]], phrases: Sequence[tuple[str, int]]
+) -> tuple[Bool[Tensor, "B M"], Bool[Tensor, "B M"]]:
+    """(matches, unknown).
+
+    Captions match their own photo and are unknown nowhere. A phrase matches where the same words are
+    annotated, and is unknown where all its words are said of the photo in other places.
+    """
+    matches = torch.zeros(len(photos), len(captions) + len(phrases), dtype=torch.bool)
+    unknown = torch.zeros_like(matches)
+    for n, (_, owner) in enumerate(captions):
+        matches[owner, n] = True
+    for n, (phrase, owner) in enumerate(phrases, len(captions)):
+        name = normalised(phrase)
+        for b, photo in enumerate(photos):
+            matches[b, n] = b == owner or name in photo.named
+            unknown[b, n] = not matches[b, n] and photo.says(phrase)
+    return matches, unknown

@@ -1,71 +1,154 @@
-"""Gradient steps on batches: what every part of a run shares."""
+"""The loop: batches, losses, one optimiser, a running mean of the weights, checkpoints."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterable
-from typing import TypeVar
+import time
+from collections.abc import Callable
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
-from torch.optim.lr_scheduler import LambdaLR
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from training.recipes import Recipe
-from xattn.errors import DataError
-
-FINAL_RATE = 1e-3
-"""What is left of the learning rate at the end."""
-MAX_GRADIENT_NORM = 1.0
+from training.batches import Sampler
+from training.frozen import FeatureStore, widths_of
+from training.objective import Objective, learning_rate_share, total
+from training.recipe import Recipe
+from training.student import Student
+from xattn.errors import CheckpointError, TrainingStopped
 
 OnStep = Callable[[dict[str, float]], None]
-B = TypeVar("B")
 
 
 def fit(
-    trained: nn.Module,
-    batches: Iterable[tuple[int, B]],
-    steps: int,
-    measure: Callable[[B], tuple[Tensor, dict[str, float]]],
+    student: Student,
+    store: FeatureStore,
+    sampler: Sampler,
     recipe: Recipe,
-    log: OnStep,
+    checkpoint: Path,
+    on_step: OnStep,
+    *,
+    minutes: float | None = None,
 ) -> None:
-    """Trains a module in place with AdamW; at the end it holds the running mean of its weights.
+    """Trains to the end of the recipe and leaves the running mean of the weights in the student's model.
 
-    batches: (epoch, batch), `steps` of them; measure: a batch's loss and what else to log; log: called
-    after every step with `step`, `epoch`, `steps`, `rate`, `loss` and what `measure` gave.
-    Raises DataError if the loss is no longer a number.
+    A run that was killed goes on from its checkpoint to the same weights. minutes: stops after that.
+
+    Raises:
+        TrainingStopped: `minutes` have passed, or the loss is not finite.
+        CheckpointError: the checkpoint belongs to another recipe.
     """
-    optimizer = _optimizer(trained, recipe)
-    schedule = LambdaLR(optimizer, lambda step: _rate(step, steps, recipe.warmup_steps))
-    mean = AveragedModel(trained, multi_avg_fn=get_ema_multi_avg_fn(recipe.averaging))
-    for step, (epoch, batch) in enumerate(batches, 1):
-        loss, figures = measure(batch)
-        if not loss.isfinite():
-            raise DataError(f"the loss is {loss.item()} at step {step}; lower the learning rate")
-        optimizer.zero_grad()
-        loss.backward()
-        nn.utils.clip_grad_norm_(trained.parameters(), MAX_GRADIENT_NORM)
-        rate = schedule.get_last_lr()[0]
-        optimizer.step()
-        schedule.step()
-        mean.update_parameters(trained)
-        entry = {"step": step, "steps": steps, "epoch": epoch, "rate": float(rate)}
-        log(entry | {"loss": loss.item()} | figures)
-    trained.load_state_dict(mean.module.state_dict())
+    objective = Objective(student.attention, recipe)
+    parameters = dict(student.named_trained())
+    optimizer = _optimizer(student, objective, recipe)
+    mean = {name: value.detach().clone() for name, value in parameters.items()}
+    num_steps = recipe.epochs * sampler.steps_per_epoch
+    done = _resume(checkpoint, recipe, parameters, objective, optimizer, mean)
+    started = saved = time.monotonic()
+    widths = widths_of(student.vision)
+    step = 0
+    for epoch in range(recipe.epochs):
+        if step + sampler.steps_per_epoch <= done:
+            step += sampler.steps_per_epoch
+            continue
+        for batch in sampler.epoch(epoch):
+            if step < done:
+                step += 1
+                continue
+            torch.manual_seed(recipe.seed * 1_000_003 + step)  # the same dropout wherever the run began
+            student.train()
+            share = learning_rate_share(step, num_steps, recipe.warmup_steps)
+            for group in optimizer.param_groups:
+                group["lr"] = group["rate"] * share
+            shape = store.shape_of(batch.photos[0])
+            regions, pooled = student.images(store.read(batch.photos, widths), shape)
+            losses = objective(batch, regions, pooled, student.texts(batch.texts))
+            loss = total(losses)
+            if not torch.isfinite(loss):
+                raise TrainingStopped(f"the loss at step {step} is {loss.item()}: lower learning_rate")
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            nn.utils.clip_grad_norm_(list(parameters.values()), recipe.max_gradient)
+            optimizer.step()
+            step += 1
+            _average(mean, parameters, min(recipe.averaging, step / (step + 10)))
+            on_step(
+                {"step": step, "steps": num_steps, "epoch": epoch, "loss": loss.item()}
+                | {name: value.item() for name, value in losses.items()}
+            )
+            now = time.monotonic()
+            is_over = minutes is not None and now - started > 60 * minutes
+            if is_over or now - saved > 60 * recipe.checkpoint_minutes or step == num_steps:
+                _save(checkpoint, recipe, parameters, objective, optimizer, mean, step)
+                saved = now
+            if is_over and step < num_steps:
+                raise TrainingStopped(f"stopped after {minutes} minutes at step {step} of {num_steps}")
+    with torch.no_grad():
+        for name, parameter in parameters.items():
+            parameter.copy_(mean[name])
 
 
-def _optimizer(trained: nn.Module, recipe: Recipe) -> torch.optim.AdamW:
-    """Weights decay; norms, biases and temperatures do not."""
-    parameters = list(trained.parameters())
-    groups = [
-        {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": recipe.weight_decay},
-        {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
+def _optimizer(student: Student, objective: Objective, recipe: Recipe) -> torch.optim.AdamW:
+    towers = {id(p) for p in student.towers.parameters()}
+    groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
+    for _, parameter in student.named_trained():
+        groups.setdefault((id(parameter) in towers, parameter.ndim > 1), []).append(parameter)
+    described = [
+        {
+            "params": parameters,
+            "rate": recipe.tower_rate if is_tower else recipe.learning_rate,
+            "weight_decay": recipe.weight_decay if is_matrix else 0.0,
+        }
+        for (is_tower, is_matrix), parameters in groups.items()
     ]
-    return torch.optim.AdamW(groups, lr=recipe.learning_rate, betas=(0.9, 0.98))
+    described.append({"params": [objective.log_scales], "rate": 1e-3, "weight_decay": 0.0})
+    return torch.optim.AdamW(described, lr=recipe.learning_rate)
 
 
-def _rate(step: int, steps: int, warmup_steps: int) -> float:
-    """Share of the learning rate: a linear rise times half a cosine."""
-    rise = min(1.0, (step + 1) / max(1, warmup_steps))
-    return rise * (0.5 * (1 + math.cos(math.pi * min(1.0, step / steps))) + FINAL_RATE)
+@torch.no_grad()
+def _average(mean: dict[str, Tensor], parameters: dict[str, nn.Parameter], decay: float) -> None:
+    torch._foreach_lerp_(list(mean.values()), [p.detach() for p in parameters.values()], 1 - decay)
+
+
+def _save(
+    path: Path,
+    recipe: Recipe,
+    parameters: dict[str, nn.Parameter],
+    objective: Objective,
+    optimizer: torch.optim.Optimizer,
+    mean: dict[str, Tensor],
+    step: int,
+) -> None:
+    state = {
+        "recipe": repr(recipe),
+        "step": step,
+        "parameters": {name: p.detach() for name, p in parameters.items()},
+        "log_scales": objective.log_scales.detach(),
+        "optimizer": optimizer.state_dict(),
+        "mean": mean,
+    }
+    temporary = path.with_suffix(".tmp")
+    torch.save(state, temporary)
+    temporary.replace(path)
+
+
+@torch.no_grad()
+def _resume(
+    path: Path,
+    recipe: Recipe,
+    parameters: dict[str, nn.Parameter],
+    objective: Objective,
+    optimizer: torch.optim.Optimizer,
+    mean: dict[str, Tensor],
+) -> int:
+    """Steps done so far."""
+    if not path.exists():
+        return 0
+    state = torch.load(path, map_location="cpu", weights_only=True)
+    if state["recipe"] != repr(recipe):
+        raise CheckpointError(f"{path} is of a run with other numbers; delete it to begin anew")
+    for name, parameter in parameters.items():
+        parameter.copy_(state["parameters"][name])
+        mean[name].copy_(state["mean"][name])
+    objective.log_scales.copy_(state["log_scales"])
+    optimizer.load_state_dict(state["optimizer"])
+    return int(state["step"])

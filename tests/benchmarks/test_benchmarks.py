@@ -20,9 +20,11 @@ from benchmarks.loss_memory import sampled_loss
 from benchmarks.record import Figure, Result
 from benchmarks.timing import in_turns, median_ratio, milliseconds
 from tests.color_model import color_model, paint
+from tests.tiny_default import tiny_default
 from xattn.attention import CrossAttention
 from xattn.engine import open_index
 from xattn.losses import Pairs, all_pairs_loss
+from xattn.model.checkpoint import save_model
 from xattn.service.samples import Samples
 
 
@@ -143,7 +145,21 @@ def test_pairs_in_small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
         split = {"id": number, "image": name, "split": "train" if number < 6 else "dev"}
         lines.append(json.dumps({**split, "captions": captions, "boxes": [], "phrases": []}))
     (tmp_path / "records.jsonl").write_text("\n".join(lines), encoding="utf-8")
-    given = ["--data", str(tmp_path), "--smoke", "--batch-size", "4", "--out", str(tmp_path)]
+    start = tmp_path / "start"
+    save_model(
+        tiny_default(["red 1", "a red cell 2", "picture 3", "column 4"]), start, "# tiny\n", quantized=False
+    )
+    given = [
+        "--data",
+        str(tmp_path),
+        "--model",
+        str(start),
+        "--smoke",
+        "--batch-size",
+        "4",
+        "--out",
+        str(tmp_path),
+    ]
     monkeypatch.setattr(sys, "argv", ["pairs", *given])
     monkeypatch.setattr(torch, "set_num_threads", lambda count: None)
     # A clock that only knows steps: they take 0.25 and 0.5 seconds of the 1.2 that each loss has.

@@ -28,7 +28,7 @@ from xattn.model import XAttnModel
 from xattn.model.checkpoint import load_model, save_model
 from xattn.model.zero_shot import assemble
 from xattn.training import modes, parallel
-from xattn.training.data import kept_form, load_own
+from xattn.training.data import load_own
 from xattn.training.loop import Loop
 from xattn.training.lora import add_adapters, merge_adapters
 from xattn.training.prepare import Places, Prepared
@@ -70,7 +70,7 @@ def starts(data: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, st
     """Directories of an open_clip model and of the default one with random towers."""
     base = tmp_path_factory.mktemp("starts")
     save_model(clip_model(), base / "clip", "# tiny\n")
-    default_like = tiny_default(kept_form(load_dataset(data).records, "train"))
+    default_like = tiny_default([text for record in load_dataset(data).records for text in record.captions])
     save_model(default_like, base / "default", "# random\n", quantized=False)
     return {"clip": str(base / "clip"), "default": str(base / "default")}
 

@@ -82,6 +82,10 @@ def attention_weights(
     return weights, null_weight
 
 
+_LANES = 8
+"""Columns added to keys and values for the weight of null, a multiple of what fused kernels want."""
+
+
 class UnitNorm(nn.Module):
     """Division by the Euclidean norm; zero stays zero."""
 
@@ -172,6 +176,32 @@ class CrossAttention(nn.Module):
         read = torch.einsum("bnkr,bkrd->bnkd", weights.to(value.dtype), value)
         read = read + null_weight.to(value.dtype)[..., None] * self.null_value
         return Attended(self.out(read.flatten(-2)), weights, null_weight)
+
+    def read(
+        self, regions: Float[Tensor, "B R D"], texts: Float[Tensor, "N D"]
+    ) -> tuple[Float[Tensor, "B N D"], Float[Tensor, "B N K"]]:
+        """(output, null_weight) of `forward` without its weights, which are never in memory.
+
+        The null key is one more candidate of PyTorch's fused attention, and one more column of the values,
+        which is 1 for null and 0 for regions, carries its weight out. Regions have no padding.
+        """
+        query = self.project_texts(texts).transpose(0, 1)
+        key, value = self.project_regions(regions)
+        batch, heads, _, width = key.shape
+        null_key = self.null_key[:, None].expand(batch, heads, 1, width)
+        null_value = self.null_value[:, None].expand(batch, heads, 1, width)
+        is_null = torch.zeros(key.shape[2] + 1, _LANES, device=key.device, dtype=key.dtype)
+        is_null[-1, 0] = 1.0
+        values = torch.cat([value, null_value], 2)
+        values = torch.cat([values, is_null.expand(batch, heads, -1, -1)], -1)
+        result = F.scaled_dot_product_attention(
+            F.pad(query, (0, _LANES)).expand(batch, -1, -1, -1),
+            F.pad(torch.cat([key, null_key], 2), (0, _LANES)),
+            values,
+            scale=1.0,
+        )
+        output, null_weight = result[..., :width], result[..., width]
+        return self.out(output.transpose(1, 2).flatten(-2)), null_weight.transpose(1, 2)
 
     def cosine(
         self,

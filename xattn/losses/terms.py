@@ -52,7 +52,10 @@ def sigmoid_pairs(
 
 
 def box_attention(
-    weights: Float[Tensor, "P K R"], cover: Float[Tensor, "P R"], evenness: float = 0.0
+    weights: Float[Tensor, "P K R"],
+    cover: Float[Tensor, "P R"],
+    evenness: float = 0.0,
+    importance: Float[Tensor, " P"] | None = None,
 ) -> Float[Tensor, ""]:
     """Asks each head to look into the boxes of what the text names, and to look at all of them.
 
@@ -62,13 +65,15 @@ def box_attention(
 
     P pairs of a picture and a text found in it; weights: after softmax, null excluded; cover: the share
     of region r inside the text's boxes, in [0, 1]. With evenness 0 a head may look at one point in the
-    boxes, with 1 it is held to them like a segmentation. No row of cover may be zero.
+    boxes, with 1 it is held to them like a segmentation. No row of cover may be zero. importance: a factor
+    for each pair, such as a larger one for small boxes.
     """
     inside = torch.einsum("pkr,pr->pk", weights, cover).clamp(min=SMALLEST_WEIGHT).log()
     filled = cover / cover.sum(-1, keepdim=True)
     entropy = torch.special.entr(filled).sum(-1)
     crossed = torch.einsum("pkr,pr->pk", weights.clamp(min=SMALLEST_WEIGHT).log(), filled)
-    return _mean((evenness - 1) * inside - evenness * (crossed + entropy[:, None]))
+    losses = (evenness - 1) * inside - evenness * (crossed + entropy[:, None])
+    return _mean(losses if importance is None else losses * importance[:, None])
 
 
 def absent_attention(null_weights: Float[Tensor, "P K"]) -> Float[Tensor, ""]:

@@ -93,8 +93,18 @@ class SentenceEncoder(TextEncoder):
 
     def features(self, ids: Int[Tensor, "N T"], valid: Bool[Tensor, "N T"]) -> Float[Tensor, "N features"]:
         """What the head sees: the sentence embedding, the words and the middle layer, each of unit norm."""
-        words, middle, last = self._means(ids, valid)
-        parts = (last, words - self.centers[0], middle - self.centers[1])
+        return self.join(*self._states(ids, valid), valid)
+
+    def join(
+        self,
+        words: Float[Tensor, "N T width"],
+        middle: Float[Tensor, "N T width"],
+        last: Float[Tensor, "N T width"],
+        valid: Bool[Tensor, "N T"],
+    ) -> Float[Tensor, "N features"]:
+        """`features` from the tokens before any layer, after the middle one and after the last."""
+        means = [_mean(tokens, valid) for tokens in (last, words, middle)]
+        parts = (means[0], means[1] - self.centers[0], means[2] - self.centers[1])
         return torch.cat([F.normalize(part, dim=-1) for part in parts], -1)
 
     def sentences(self, features: Float[Tensor, "N features"]) -> Float[Tensor, "N width"]:
@@ -107,25 +117,31 @@ class SentenceEncoder(TextEncoder):
         starts = range(0, len(texts), batch_size)
         sums = torch.zeros_like(self.centers)
         for start in starts:
-            words, middle, _ = self._means(*self.tokenize(texts[start : start + batch_size]))
-            sums += torch.stack([words.sum(0), middle.sum(0)])
+            ids, valid = self.tokenize(texts[start : start + batch_size])
+            words, middle, _ = self._states(ids, valid)
+            sums += torch.stack([_mean(words, valid).sum(0), _mean(middle, valid).sum(0)])
         self.centers.copy_(sums / len(texts))
 
-    def _means(self, ids: Int[Tensor, "N T"], valid: Bool[Tensor, "N T"]) -> list[Float[Tensor, "N width"]]:
-        """Of the word pieces themselves, of the middle layer's tokens and of the last one's."""
+    def _states(
+        self, ids: Int[Tensor, "N T"], valid: Bool[Tensor, "N T"]
+    ) -> tuple[Float[Tensor, "N T width"], Float[Tensor, "N T width"], Float[Tensor, "N T width"]]:
+        """The word pieces themselves, the middle layer's tokens and the last one's."""
         words = self.tokens(ids)
         x = self.norm(words + self.positions(torch.arange(ids.shape[1], device=ids.device)))
         states = [x]
         for layer in self.layers.layers:
             states.append(layer(states[-1], src_key_padding_mask=~valid))
-        kept = valid[..., None]
-        seen = (words, states[len(self.layers.layers) // 2], states[-1])
-        return [(tokens * kept).sum(1) / kept.sum(1) for tokens in seen]
+        return words, states[len(self.layers.layers) // 2], states[-1]
 
     def forward(self, texts: Sequence[str]) -> Float[Tensor, "N D"]:
         if not texts:
             return self.tokens.weight.new_zeros(0, self.dim)
         return self.head(self.features(*self.tokenize(texts)))
+
+
+def _mean(tokens: Float[Tensor, "N T width"], valid: Bool[Tensor, "N T"]) -> Float[Tensor, "N width"]:
+    weights = valid[..., None]
+    return (tokens * weights).sum(1) / weights.sum(1)
 
 
 class TextHead(nn.Module):

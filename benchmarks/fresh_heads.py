@@ -1,10 +1,9 @@
-"""Where training starts: with text and pictures in one space already, before any caption is seen.
+"""A start for benchmarks of training: the towers of a model, with heads that have seen no caption yet.
 
 The class prior (`xattn.encoders.hybrid.fusion`) is an average of sentence features, and so is a text. Both
-are turned by one
-matrix, the principal directions of the training texts, and the cross-attention starts as a
-comparison in that space: its first maps show where the convolutional net sees what the text names. All
-else starts small beside that.
+are turned by one matrix, the principal directions of the training texts, and the cross-attention starts as
+a comparison in that space: its first maps show where the convolutional net sees what the text names. All
+else starts small.
 """
 
 from __future__ import annotations
@@ -15,17 +14,32 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from xattn.attention import CrossAttention
+from xattn.encoders.hybrid.fusion import Fusion
+from xattn.encoders.hybrid.text import TextHead
 from xattn.model import XAttnModel
 from xattn.training.default_towers import towers_of
 
+LEARNED_SHARE = 0.3
+"""Size of what starts at random, beside what is aligned already."""
+
 
 @torch.no_grad()
-def align(model: XAttnModel, texts: Float[Tensor, "N W"], learned_share: float) -> None:
-    """Sets the untrained parts of a model of xattn's own towers, in place.
+def give_fresh_heads(model: XAttnModel, texts: Float[Tensor, "N W"]) -> None:
+    """Replaces fusion, text head and attention of a model of xattn's own towers, by torch's global seed.
 
-    texts: what the text head sees of the training texts; learned_share: factor of the weights that start
-    random
+    texts: what the text head sees of the training texts
     """
+    vision, text = towers_of(model)
+    names = vision.fusion.class_names
+    vision.fusion = Fusion(vision.config.fusion)
+    vision.fusion.class_names.copy_(names)
+    text.head = TextHead(text.feature_width, model.dim, vision.config.fusion.dropout)
+    model.attention = CrossAttention(model.dim, model.attention.num_heads)
+    _align(model, texts, LEARNED_SHARE)
+
+
+def _align(model: XAttnModel, texts: Float[Tensor, "N W"], learned_share: float) -> None:
     vision, text = towers_of(model)
     regions, pooling = vision.fusion.regions, vision.fusion.pooling
     sentences = text.sentences(texts).cpu()
