@@ -18,7 +18,7 @@ from typing import NamedTuple
 from xattn.datasets.base import SkippedEntry, reading
 from xattn.datasets.columns import looks_like_picture, match_columns, require_columns
 from xattn.datasets.rows import Row
-from xattn.datasets.text import open_text
+from xattn.datasets.text import open_text, require_text
 
 SEPARATORS = ("\t", ",", ";", "|")
 FREE_TEXT_SUFFIXES = (".txt", ".token")
@@ -30,6 +30,7 @@ _FIELD_LIMIT = 2**31 - 1
 """The csv module refuses fields above 131,072 characters unless told otherwise."""
 _SEPARATOR_LINE = re.compile(r"sep=(.)\s*", re.IGNORECASE)
 """Excel writes it before the header."""
+_ESCAPED = re.compile(r'\\(["\\])')
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +89,9 @@ def form_of(path: Path) -> Form | None:
             first = next(lines, None)
     if first is None:
         return None
+    if "\0" in first:
+        with reading(str(path)):
+            require_text(first)
     free = path.suffix.lower() in FREE_TEXT_SUFFIXES
     separator = given[1] if given is not None else _separator(first, free)
     fields = _plain(first, separator, rest_in_last=False)
@@ -151,7 +155,8 @@ def _rows(source: Iterator[_Line], form: Form) -> Iterator[tuple[int, list[str] 
         if fields is None and _is_open(line.text, form.separator):
             fields = _joined(line, ahead, source, form)
         if fields is None:
-            fields = _plain(line.text, form.separator, rest_in_last=False)
+            plain = _plain(line.text, form.separator, rest_in_last=False)
+            fields = _backslashed(line.text, form.separator) or plain
         yield line.number, fields if isinstance(fields, str) else _fitted(fields, form)
 
 
@@ -204,29 +209,29 @@ def _next(ahead: deque[_Line], source: Iterator[_Line], place: int) -> _Line | N
 
 
 def _quoted(text: str, separator: str) -> list[str] | None:
-    """Fields by the rules of quoting, doubled or backslashed; None if the text does not follow them."""
-    fields, _ = _csv(text, separator, doublequote=True)
-    if fields is None and '\\"' in text:
-        fields, _ = _csv(text, separator, doublequote=False, escapechar="\\")
-    return fields
+    """Fields by the rules of quoting; None if the text does not follow them."""
+    return _csv(text, separator)[0]
+
+
+def _backslashed(text: str, separator: str) -> list[str] | None:
+    """As `_quoted`, where quotes inside of quotes are written with a backslash, and not twice."""
+    return _quoted(_ESCAPED.sub(_doubled, text), separator) if '\\"' in text else None
+
+
+def _doubled(escaped: re.Match[str]) -> str:
+    return '""' if escaped[1] == '"' else escaped[1]
 
 
 def _is_open(text: str, separator: str) -> bool:
     """Whether the text ends inside of a quoted field."""
-    return _csv(text, separator, doublequote=True)[1]
+    return _csv(text, separator)[1]
 
 
-def _csv(
-    text: str, separator: str, *, doublequote: bool, escapechar: str | None = None
-) -> tuple[list[str] | None, bool]:
+def _csv(text: str, separator: str) -> tuple[list[str] | None, bool]:
     """(fields or None, whether the text ended inside of a quoted field)"""
     before = csv.field_size_limit(_FIELD_LIMIT)
     try:
-        rows = list(
-            csv.reader(
-                [text], delimiter=separator, strict=True, doublequote=doublequote, escapechar=escapechar
-            )
-        )
+        rows = list(csv.reader([text], delimiter=separator, strict=True))
     except csv.Error as error:
         return None, "unexpected end of data" in str(error)
     finally:

@@ -71,8 +71,11 @@ class Unpacking:
             safe = re.sub(r"[^\w.-]+", "_", name)[-100:].lstrip(".")
             place = f"{self._num_written // _PER_FOLDER:05}/{self._num_written:08}-{safe}"
             self._num_written += 1
-            (self._folder / place).parent.mkdir(exist_ok=True)
-            (self._folder / place).write_bytes(content)
+            try:
+                (self._folder / place).parent.mkdir(exist_ok=True)
+                (self._folder / place).write_bytes(content)
+            except OSError as error:
+                raise _WriteError(error) from error
             picture = UnpackedPicture(place, len(content), origin, split, [*captions])
         self.pictures.append(picture)
         return picture
@@ -168,7 +171,7 @@ def unpacked(identity: str, fill: Callable[[Unpacking], None]) -> Path:
         fill(unpacking)
         unpacking.finish()
         _replace(making, folder)
-    except OSError as error:
+    except (OSError, _WriteError) as error:
         if not is_whole(folder):  # else another process was faster
             raise _cannot_write(folder, error) from error
     finally:
@@ -176,7 +179,11 @@ def unpacked(identity: str, fill: Callable[[Unpacking], None]) -> Path:
     return folder
 
 
-def _cannot_write(folder: Path, error: OSError) -> DataError:
+class _WriteError(Exception):
+    """Of the cache: to be told from errors of the source, which are skipped entries."""
+
+
+def _cannot_write(folder: Path, error: Exception) -> DataError:
     return DataError(
         f"The pictures cannot be written out to the cache {folder.parent}: {error}. Make room or give the "
         "right to write there, or set the variable XATTN_CACHE to another directory."
