@@ -94,8 +94,8 @@ def form_of(path: Path) -> Form | None:
             require_text(first)
     free = path.suffix.lower() in FREE_TEXT_SUFFIXES
     separator = given[1] if given is not None else _separator(first, free)
-    fields = _plain(first, separator, rest_in_last=False)
-    header = tuple(_unique(_quoted(first, separator) or fields))
+    fields = _quoted(first, separator) or _plain(first, separator, rest_in_last=False)
+    header = tuple(_unique(fields))
     form = Form(separator, header, rest_in_last=free and len(header) == 2)
     if match_columns(header).pictures:
         return form
