@@ -11,6 +11,7 @@ import lzma
 import os
 import shutil
 import tarfile
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -261,6 +262,16 @@ def test_a_change_that_keeps_size_and_time(tmp_path: Path, pictures: list[bytes]
     assert captions(read_dataset(path)) == {"a.png": ("two",)}
 
 
+def test_what_a_killed_process_left_is_removed(tmp_path: Path, cache: Path, pictures: list[bytes]) -> None:
+    for name, age in (("old", 25), ("new", 1)):
+        making = cache / "datasets" / f".0123-{name}"
+        making.mkdir(parents=True)
+        (making / "0.png").write_bytes(b"")
+        os.utime(making, (time.time() - 3600 * age,) * 2)
+    read(tmp_path / "d.tar", tar(("a.png", pictures[0])))
+    assert [path.name for path in (cache / "datasets").glob(".*")] == [".0123-new"]
+
+
 def test_a_full_disk_is_no_fault_of_the_data(
     tmp_path: Path, cache: Path, pictures: list[bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -275,6 +286,19 @@ def test_a_full_disk_is_no_fault_of_the_data(
             read_dataset(tmp_path / "d.tar")
     assert not list((cache / "datasets").iterdir())
     assert captions(read_dataset(tmp_path / "d.tar")) == {"a.png": ("one",)}
+
+
+def test_no_home_and_no_cache(
+    tmp_path: Path, pictures: list[bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_home() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.delenv("XATTN_CACHE")
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setattr(Path, "home", no_home)
+    with pytest.raises(DataError, match="XATTN_CACHE"):
+        read(tmp_path / "d.tar", tar(("a.png", pictures[0])))
 
 
 def test_a_cache_that_cannot_be_made(

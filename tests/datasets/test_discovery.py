@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 
 from tests.datasets.test_datasets import photo
 from xattn.cli import app
-from xattn.datasets import read_dataset, read_parts, splits_of
+from xattn.datasets import load_dataset, read_dataset, read_parts, splits_of
 from xattn.datasets.check import check_dataset
 from xattn.errors import DataError
 
@@ -133,6 +133,21 @@ def test_rows_without_a_split_are_checked(folder: Path) -> None:
     report = check_dataset(folder / "t.csv")
     assert [split.name for split in report.splits] == ["train", "val", "no split"]
     assert report.is_flawless
+
+
+def test_pictures_that_cannot_be_read_beside_captioned_ones(
+    folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    for number in range(2):
+        (folder / f"{number}.txt").write_text(str(number))
+    (folder / "phone.heic").write_bytes(b"")
+    dataset = load_dataset(folder)
+    assert len(dataset.records) == 2
+    assert "phone.heic" in caplog.text
+    report = check_dataset(folder)
+    assert not report.is_usable
+    assert report.num_unaccounted == 0
+    assert "phone.heic" in CliRunner().invoke(app, ["data", "check", str(folder)]).output
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 from tests.datasets.test_datasets import photo
 from xattn.cli import app
-from xattn.datasets import load_dataset, splits_of
+from xattn.datasets import load_dataset, read_dataset, splits_of
 from xattn.datasets.check import check_dataset
 from xattn.errors import DataError, MissingExtra
 from xattn.training.data import load_own
@@ -163,6 +163,20 @@ def test_saved_hugging_face_datasets(tmp_path: Path, embedded: bool) -> None:
     assert captions(tmp_path / "parts", "test") == [("four",)]
     (record,) = load_dataset(tmp_path / "parts", "test").records
     assert record.image.read_bytes() == files[2].read_bytes()
+
+
+def test_odd_rows_of_hugging_face_datasets(tmp_path: Path) -> None:
+    library = pytest.importorskip("datasets")
+    content = {"bytes": photo(tmp_path / "a.png", 0).read_bytes(), "path": None}
+    columns = {"image": library.Image(), "caption": library.Value("string")}
+    rows = {"image": [content, None, content], "caption": ["one", "two", None]}
+    library.Dataset.from_dict(rows, library.Features(columns)).save_to_disk(str(tmp_path / "d"))
+    dataset = read_dataset(tmp_path / "d")
+    assert [record.captions for record in dataset.records] == [("one",), ()]
+    assert [entry.where.rpartition(", ")[2] for entry in dataset.skipped] == ["row 2"]
+    assert (dataset.num_entries, dataset.num_used) == (3, 2)
+    with pytest.raises(DataError, match="row 2: it has no picture"):
+        load_dataset(tmp_path / "d")
 
 
 def test_hugging_face_without_a_picture(tmp_path: Path) -> None:

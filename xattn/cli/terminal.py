@@ -110,6 +110,8 @@ def print_check(report: CheckReport) -> None:
         shared = [f"{count} pictures: {text}" for text, count in split.shared_captions]
         listed("captions belong to several pictures", shared)
     listed("entries cannot be read", [str(entry) for entry in report.skipped if entry.is_fatal])
+    unreadable = [str(entry) for entry in report.skipped if entry.kind == "picture"]
+    listed("picture files cannot be read", unreadable)
     listed("boxes cannot be used", [str(entry) for entry in report.skipped if entry.kind == "box"])
     listed("files are not used", [str(entry) for entry in report.skipped if entry.kind == "file"])
     if report.num_unaccounted:

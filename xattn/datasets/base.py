@@ -18,12 +18,12 @@ T = TypeVar("T")
 Fractions = tuple[float, float, float, float]
 """x1, y1, x2, y2 as fractions of the picture's width and height, within [0, 1], of positive area"""
 
-EntryKind = Literal["sample", "caption", "box", "negative", "file"]
-"""What a skipped entry would have been: an image with all that is said of it, a caption, a box or phrase, a
-hard negative, or a whole file that no reader uses."""
+EntryKind = Literal["sample", "caption", "picture", "box", "negative", "file"]
+"""What a skipped entry would have been: a picture with all that is said of it, a caption, a picture file of
+which nothing is said, a box or phrase, a hard negative, or a whole file that no reader uses."""
 
 FATAL_KINDS = frozenset({"sample", "caption", "negative"})
-"""Kinds without which a dataset is not complete. A box or a file beside the data is only reported."""
+"""Kinds without which a dataset is not complete. The others are only reported."""
 
 
 class NamedBox(NamedTuple):

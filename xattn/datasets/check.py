@@ -71,7 +71,8 @@ class CheckReport:
         another's pictures."""
         faults = any(s.missing or s.broken or s.without_caption or s.num_blank for s in self.splits)
         faults = faults or not any(split.num_pictures for split in self.splits)
-        faults = faults or any(entry.is_fatal for entry in self.skipped) or self.num_unaccounted != 0
+        faults = faults or any(entry.is_fatal or entry.kind == "picture" for entry in self.skipped)
+        faults = faults or self.num_unaccounted != 0
         return not faults and not (self.near_duplicates and self.has_splits)
 
     @property

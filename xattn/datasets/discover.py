@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from xattn.datasets import sidecars
+from xattn.datasets.base import reading
 from xattn.datasets.columns import match_columns
 from xattn.datasets.folder import is_about_folder
 from xattn.datasets.separated import FREE_TEXT_SUFFIXES, form_of
@@ -42,7 +43,8 @@ class Described(NamedTuple):
 
 def describing_files(folder: Path) -> Described:
     """Looks at the folder itself, not below it; opens only what may be text about anything."""
-    files = sorted(path for path in folder.iterdir() if not is_about_folder(path) and path.is_file())
+    with reading(str(folder)):
+        files = sorted(path for path in folder.iterdir() if not is_about_folder(path) and path.is_file())
     names = [path.name for path in files]
     owned = sidecars.pictures_of(
         [name for name in names if sidecars.is_sidecar(name)],
@@ -96,10 +98,17 @@ def advice(folder: Path, described: Described) -> str:
     if described.spreadsheets:
         sheets = ", ".join(path.name for path in described.spreadsheets)
         said.append(f"Spreadsheets cannot be read ({sheets}): save them as CSV.")
-    above = [path for path in sorted(folder.resolve().parent.iterdir()) if _may_describe(path, folder)]
+    above = _tables_above(folder)
     if above:
         said.append(f"A table is in the folder above: {', '.join(str(path) for path in above)}.")
     return "".join(f" {sentence}" for sentence in said)
+
+
+def _tables_above(folder: Path) -> list[Path]:
+    try:
+        return [path for path in sorted(folder.resolve().parent.iterdir()) if _may_describe(path, folder)]
+    except OSError:  # of a folder that may not be listed nothing can be said
+        return []
 
 
 def _may_describe(path: Path, folder: Path) -> bool:

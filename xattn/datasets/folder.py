@@ -23,11 +23,9 @@ def read_folder(folder: Path, split: str | None) -> Dataset:
     if not root.is_dir():
         raise DataError(f"{folder} has no split {split!r}: expected a folder of that name in it.")
     tally = Tally()
-    scanned = images.scan([root])
-    pictures = [str(path) for path in tally.counted(map(_entry, scanned))]
+    pictures = [str(path) for path in tally.counted(map(_entry, images.scan([root])))]
     tally.num_used += len(pictures)
-    files = _sidecar_files(root, pictures)
-    lines = _captions(files, pictures, tally)
+    lines = _captions(_sidecar_files(root, pictures), pictures, tally)
     has_faults = any(entry.kind == "caption" for entry in tally.skipped)
     if not has_faults and not any(text.strip() for texts in lines.values() for text in texts):
         raise DataError(
@@ -64,7 +62,7 @@ def has_captions(folder: Path) -> bool:
 
 def _entry(scanned: Path | Skipped) -> Path | SkippedEntry:
     if isinstance(scanned, Skipped):
-        return SkippedEntry(str(scanned.path), scanned.reason)
+        return SkippedEntry(str(scanned.path), scanned.reason, "picture")
     return scanned
 
 

@@ -57,7 +57,7 @@ def _add_part(part: Any, split: str | None, source: str, folder: Path, unpacking
     for name in typed:
         part = part.cast_column(name, image_type(decode=False))
     columns = require_columns([*part.features, *(["image"] if typed else [])], source)
-    for number, row in enumerate(unpacking.tally.counted(part)):
+    for number, row in enumerate(unpacking.tally.counted(part), 1):
         where = f"{source}{f', {split}' if split else ''}, row {number}"
         with unpacking.tally.using(where, split=split):
             captions = captions_in(first_value(row, columns.captions))

@@ -46,9 +46,10 @@ def load_dataset(
         )
     if not dataset.records:
         raise DataError(f"{path} has no pictures: it is empty.")
-    boxes = [entry for entry in dataset.skipped if entry.kind == "box"]
-    if boxes:
-        logger.warning("%d boxes of %s are not used; the first is %s", len(boxes), path, boxes[0])
+    for kind, what in (("box", "boxes"), ("picture", "picture files without captions")):
+        entries = [entry for entry in dataset.skipped if entry.kind == kind]
+        if entries:
+            logger.warning("%d %s of %s cannot be read: %s …", len(entries), what, path, entries[0])
     missing = missing_pictures(dataset)
     if missing:
         raise DataError(

@@ -14,7 +14,9 @@ import re
 import shutil
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -28,6 +30,8 @@ VERSION = 2
 TABLE = "pictures.jsonl"
 MANIFEST = "manifest.json"
 _PER_FOLDER = 1000
+_STALE_SECONDS = 24 * 3600
+"""A folder in making that did not change for so long was left by a process that was killed."""
 
 
 @dataclass(slots=True)
@@ -139,10 +143,22 @@ def file_identity(path: Path) -> str:
 
 
 def cache_dir() -> Path:
-    """For what can be made again: the variable XATTN_CACHE, or where the system keeps such things."""
+    """For what can be made again: the variable XATTN_CACHE, or where the system keeps such things.
+
+    Raises DataError if there is no home directory.
+    """
     given = os.environ.get("XATTN_CACHE")
     if given:
         return Path(given)
+    try:
+        return _user_cache_dir()
+    except RuntimeError as error:
+        raise DataError(
+            f"There is no directory for a cache ({error}): set the variable XATTN_CACHE."
+        ) from error
+
+
+def _user_cache_dir() -> Path:
     if sys.platform == "darwin":
         return Path.home() / "Library" / "Caches" / "xattn"
     if sys.platform == "win32":
@@ -163,6 +179,7 @@ def unpacked(identity: str, fill: Callable[[Unpacking], None]) -> Path:
         return folder
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
+        _remove_stale(folder.parent)
         making = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
     except OSError as error:
         raise _cannot_write(folder, error) from error
@@ -188,6 +205,13 @@ def _cannot_write(folder: Path, error: Exception) -> DataError:
         f"The pictures cannot be written out to the cache {folder.parent}: {error}. Make room or give the "
         "right to write there, or set the variable XATTN_CACHE to another directory."
     )
+
+
+def _remove_stale(parent: Path) -> None:
+    for making in parent.glob(".*-*"):
+        with suppress(OSError):
+            if time.time() - making.stat().st_mtime > _STALE_SECONDS:
+                shutil.rmtree(making, ignore_errors=True)
 
 
 def _replace(making: Path, folder: Path) -> None:

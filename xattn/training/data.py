@@ -73,7 +73,8 @@ def load_own(path: Path | str, settings: Settings, validate_on: str | None = Non
 
 def unread(*datasets: Dataset) -> list[Skipped]:
     """Images and captions that could not be read, each once."""
-    entries = dict.fromkeys(entry for dataset in datasets for entry in dataset.skipped if entry.is_fatal)
+    skipped = (entry for dataset in datasets for entry in dataset.skipped)
+    entries = dict.fromkeys(entry for entry in skipped if entry.is_fatal or entry.kind == "picture")
     return [Skipped(Path(entry.where), entry.reason) for entry in entries]
 
 
