@@ -81,6 +81,6 @@ def test_sample_photos_and_held_out_ones_are_not_trained_on(places: Places) -> N
     assert not {p.key for p in held} & {p.key for p in trained}
 
 
-def test_too_few_photos_for_a_batch_are_told(places: Places, tmp_path: Path) -> None:
+def test_too_few_photos_for_a_batch_are_told(whole: Places, tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no batch of 50"):
-        run(replace(TINY, batch_size=50), elsewhere(places, tmp_path), half=False)
+        run(replace(TINY, batch_size=50), elsewhere(whole, tmp_path), half=False)
