@@ -147,6 +147,31 @@ def test_changed_weights_and_training_run_by_torch(tmp_path: Path) -> None:
     torch.testing.assert_close(after.pooled, -before.pooled, atol=1e-5, rtol=1e-4)
 
 
+def test_a_save_removes_the_graphs_of_the_model_before(tmp_path: Path) -> None:
+    exported("vit", tmp_path)
+    assert (tmp_path / "vision.onnx").is_file()
+    save_model(assemble(tiny_clip("vit"), RegionConfig(), name="new"), tmp_path, card="")
+    assert not list(tmp_path.glob("*.onnx"))
+
+
+def test_graphs_of_other_weights_are_not_run(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Copied from another directory, or left beside weights that were replaced by hand."""
+    model, _ = exported("vit", tmp_path / "first")
+    with torch.no_grad():
+        model.vision.visual.proj.mul_(-1)  # type: ignore[union-attr, operator]
+    save_model(model, tmp_path / "second", card="")
+    for graph in (tmp_path / "first").glob("*.onnx"):
+        (tmp_path / "second" / graph.name).write_bytes(graph.read_bytes())
+    loaded = load_model(tmp_path / "second", device="cpu")
+    assert "other weights" in caplog.text
+    torch.testing.assert_close(
+        loaded.encode_images(PICTURES[:1]).pooled,
+        model.encode_images(PICTURES[:1]).pooled,
+        atol=1e-5,
+        rtol=1e-4,
+    )
+
+
 def test_what_cannot_be_exported_is_refused(tmp_path: Path) -> None:
     model = assemble(tiny_clip("vit"), RegionConfig(), name="tiny")
     model.vision.features = lambda pixels: pixels.sort().values.histc(3)  # type: ignore[method-assign, assignment]

@@ -3,11 +3,19 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import jaxtyping
 import pytest
 import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from PIL import Image
 from tokenizers import Tokenizer
 from tokenizers.models import WordPiece
@@ -167,3 +175,122 @@ def test_weights_of_another_config_are_refused(copy: Path) -> None:
     (copy / "config.json").write_text(json.dumps(config))
     with pytest.raises(CheckpointError, match="does not hold this model's weights"):
         load_model(copy)
+
+
+# --- saving over an older model -------------------------------------------------------------------------
+
+
+class Killed(BaseException):
+    """Stands for the end of the process."""
+
+
+def dies_at(call: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """From the call-th change of a directory on, none is made any more."""
+    left = call
+
+    def counted(function: Any) -> Any:
+        def run(*arguments: Any, **options: Any) -> Any:
+            nonlocal left
+            if left == 0:
+                raise Killed
+            left -= 1
+            return function(*arguments, **options)
+
+        return run
+
+    for name in ("replace", "rename", "unlink", "remove", "rmdir", "mkdir", "link", "symlink"):
+        monkeypatch.setattr(os, name, counted(getattr(os, name)))
+
+
+def test_killed_at_any_moment_of_a_save_the_directory_holds_one_whole_model(
+    model: XAttnModel, saved: Path, tmp_path: Path
+) -> None:
+    other = build_model(CONFIG, model.text.tokenizer, name="other")  # type: ignore[arg-type]
+    other.calibration = replace(other.calibration, nothing_below=0.75)
+    marks = {0.1: weights_of(load_model(saved, device="cpu")), 0.75: None}
+    save_model(other, tmp_path / "alone", card="# Other\n")
+    marks[0.75] = weights_of(load_model(tmp_path / "alone", device="cpu"))
+    seen = set()
+    for call in range(40):
+        directory = Path(shutil.copytree(saved, tmp_path / f"at-{call}"))
+        with pytest.MonkeyPatch.context() as patch:
+            dies_at(call, patch)
+            try:
+                save_model(other, directory, card="# Other\n")
+                ended = True
+            except Killed:
+                ended = False
+        loaded = load_model(directory, device="cpu")
+        mark = loaded.calibration.nothing_below
+        seen.add(mark)
+        assert torch.equal(weights_of(loaded), marks[mark]), f"killed at change {call}"
+        if ended:
+            break
+    assert ended
+    assert seen == set(marks)
+    # And in the end nothing of the older model is left, and a third one can be saved over it.
+    assert len(list(directory.glob("*.safetensors"))) == 1
+    save_model(model, directory, card="# A model\n")
+    assert torch.equal(weights_of(load_model(directory, device="cpu")), marks[0.1])
+    assert len(list(directory.glob("*.safetensors"))) == 1
+
+
+def weights_of(model: XAttnModel) -> torch.Tensor:
+    return model.attention.query.weight.detach().clone()
+
+
+def test_a_config_names_no_other_file(copy: Path, tmp_path: Path) -> None:
+    config = json.loads((copy / "config.json").read_text())
+    shutil.copy(copy / "model.safetensors", tmp_path / "elsewhere.safetensors")
+    config["files"]["weights"] = "../elsewhere.safetensors"
+    (copy / "config.json").write_text(json.dumps(config))
+    with pytest.raises(CheckpointError, match=r"model\.safetensors"):
+        load_model(copy)
+
+
+@pytest.mark.parametrize("tower", ["hf-hub:org/name", "local-dir:/x", ""])
+@pytest.mark.parametrize("key", ["conv", "vit"])
+def test_towers_are_those_that_timm_ships(copy: Path, key: str, tower: object) -> None:
+    config = json.loads((copy / "config.json").read_text())
+    config["vision"][key] = tower
+    (copy / "config.json").write_text(json.dumps(config))
+    with pytest.raises(CheckpointError, match="timm"):
+        load_model(copy)
+
+
+ODD = st.one_of(
+    st.none(),
+    st.booleans(),
+    st.integers(-2, 40),
+    st.floats(allow_nan=False),
+    st.sampled_from(["", "256", "layer", [], {}, [1], {"a": 1}]),
+)
+
+
+@settings(max_examples=25, suppress_health_check=list(HealthCheck))
+@given(data=st.data())
+def test_under_any_change_of_its_config_a_directory_is_refused_or_the_same_model(
+    data: st.DataObject, saved: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    directory = Path(shutil.copytree(saved, tmp_path_factory.mktemp("odd") / "model"))
+    config = json.loads((directory / "config.json").read_text())
+    section = data.draw(st.sampled_from(sorted(set(config) - {"vision"})))
+    if isinstance(config[section], dict) and data.draw(st.booleans()):
+        config[section][data.draw(st.sampled_from(sorted(config[section])))] = data.draw(ODD)
+    else:
+        config[section] = data.draw(ODD)
+    (directory / "config.json").write_text(json.dumps(config))
+    # As a user meets it: without the tests' own check of types.
+    with jaxtyping_off(), suppress(CheckpointError):
+        loaded = load_model(directory, device="cpu")
+        assert torch.equal(weights_of(loaded), weights_of(load_model(saved, device="cpu")))
+    shutil.rmtree(directory)
+
+
+@contextmanager
+def jaxtyping_off() -> Iterator[None]:
+    jaxtyping.config.update("jaxtyping_disable", True)
+    try:
+        yield
+    finally:
+        jaxtyping.config.update("jaxtyping_disable", False)

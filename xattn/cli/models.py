@@ -90,5 +90,6 @@ def export(
         loaded = load_model(model, device="cpu")
     with terminal.err.status("exporting"):
         save_model(loaded, output, card=f"# {model}\n\nSaved by `xattn export`; weights as published.\n")
-        export_graphs(loaded.vision, loaded.text, output)
+        saved = load_model(output, device="cpu")  # with the weights as they were rounded
+        export_graphs(saved.vision, saved.text, output)
     terminal.out.print(f"{output} holds {model}; use it with: --model {output}")

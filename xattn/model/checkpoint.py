@@ -7,7 +7,7 @@ and expanded on load; what is small or sensitive stays in half precision. Nothin
 from __future__ import annotations
 
 import json
-import os
+import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, fields
 from pathlib import Path
@@ -22,8 +22,9 @@ from xattn.attention import CrossAttention
 from xattn.encoders.hybrid.fusion import FusionConfig
 from xattn.encoders.hybrid.text import SentenceConfig, SentenceEncoder, Tokenizer, read_tokenizer
 from xattn.encoders.hybrid.vision import HybridConfig, HybridEncoder
-from xattn.encoders.onnx.graphs import use_graphs
+from xattn.encoders.onnx.graphs import remove_graphs, use_graphs
 from xattn.errors import CheckpointError, ModelNotFound
+from xattn.files import replacing, write_text
 from xattn.model import quantize
 from xattn.model.calibration import Calibration
 from xattn.model.hubness import Hubness
@@ -60,18 +61,33 @@ def _load_directory(directory: Path, name: str) -> XAttnModel:
             "none; or openclip:ARCH/PRETRAINED or hf-hub:ORG/NAME, which xattn models lists"
         )
     config = _read_config(directory)
-    if "openclip" in config:
-        from xattn.model.zero_shot import rebuild
-
-        _check_keys("config.json", config, ("openclip", "attention", "calibration", "hubness"))
-        calibration = _configured(Calibration, "calibration", config)
-        width = config["openclip"].get("model", {}).get("embed_dim", 1)
-        model = rebuild(config["openclip"], _attention(width, config), calibration, directory, name)
-        model.hubness = _hubness(model.dim, config)
-    else:
-        model = build_model(config, read_tokenizer(directory / "tokenizer.json"), name=name)
-    _load_weights(model, directory / "model.safetensors")
+    names = _checked_names(config.pop("files", {}))
+    try:
+        model = _untrained(config, names, directory, name)
+    except UNFIT as error:
+        raise CheckpointError(f"{directory}/config.json describes no model: {error!r}") from error
+    _load_weights(model, directory / names["weights"])
     use_graphs(model.vision, model.text, directory)
+    return model
+
+
+UNFIT = (TypeError, ValueError, KeyError, AttributeError, ArithmeticError, RuntimeError, AssertionError)
+"""What parts of a model raise for sizes that do not fit each other."""
+
+
+def _untrained(
+    config: Mapping[str, Any], names: Mapping[str, str], directory: Path, name: str
+) -> XAttnModel:
+    """The model of a directory's config, before its weights."""
+    if "openclip" not in config:
+        return build_model(config, read_tokenizer(directory / names["tokenizer"]), name=name)
+    from xattn.model.zero_shot import rebuild
+
+    _check_keys("config.json", config, ("openclip", "attention", "calibration", "hubness"))
+    calibration = _configured(Calibration, "calibration", config)
+    attention = _attention(config["openclip"].get("model", {}).get("embed_dim", 1), config)
+    model = rebuild(config["openclip"], attention, calibration, directory, name, names)
+    model.hubness = _hubness(model.dim, config)
     return model
 
 
@@ -113,8 +129,12 @@ def save_model(model: XAttnModel, directory: Path, card: str, *, quantized: bool
 
     quantized: pack the weights (see the module docstring); False: all in half precision; None: packed for
     xattn's own towers, as they are for open_clip's.
-    Files are written beside their names and renamed, weights before config: a directory whose
-    config.json exists is complete. Raises CheckpointError for towers of another kind.
+    At every moment the directory loads as the model it held before or as the new one, whole: the config,
+    written last, names the files that belong to it. Graphs of the model before are removed.
+
+    Raises:
+        CheckpointError: the towers are of another kind.
+        OSError: the directory cannot be written to.
     """
     own = isinstance(model.vision, HybridEncoder) and isinstance(model.text, SentenceEncoder)
     config = {"format_version": FORMAT_VERSION, **(_own_towers(model) if own else _openclip_towers(model))}
@@ -128,29 +148,75 @@ def save_model(model: XAttnModel, directory: Path, card: str, *, quantized: bool
         "scale": model.hubness.scale,
     }
     directory.mkdir(parents=True, exist_ok=True)
+    names = _free_names(directory)
+    config["files"] = names
     state = {key: value.detach().cpu().contiguous() for key, value in model.state_dict().items()}
     if quantized or (quantized is None and own):
         state = quantize.pack_state(state)
     elif quantized is False:
         state = {key: value.half() for key, value in state.items()}
 
-    def write(name: str, save: Any) -> None:
-        temporary = directory / f".{name}.tmp"
-        save(temporary)
-        os.replace(temporary, directory / name)
-
-    write("model.safetensors", lambda path: save_file(state, path))
+    remove_graphs(directory)
+    with replacing(directory / names["weights"]) as temporary:
+        save_file(state, temporary)
     if isinstance(model.text, SentenceEncoder):
-        tokenizer = model.text.tokenizer
-        write("tokenizer.json", lambda path: tokenizer.save(str(path)))
+        with replacing(directory / names["tokenizer"]) as temporary:
+            model.text.tokenizer.save(str(temporary))
     else:
         from xattn.model.zero_shot import save_extras
 
-        save_extras(model, directory)
-    write("README.md", lambda path: path.write_text(card, encoding="utf-8"))
-    write(
-        "config.json", lambda path: path.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
-    )
+        save_extras(model, directory, names)
+    write_text(directory / "config.json", json.dumps(config, indent=2) + "\n")
+    write_text(directory / "README.md", card)
+    _remove_unnamed(directory, names)
+
+
+FILES = {
+    "weights": ("model.safetensors", "model-2.safetensors"),
+    "tokenizer": ("tokenizer.json", "tokenizer-2.json"),
+    "tokenizer_dir": ("tokenizer", "tokenizer-2"),
+    "text_config_dir": ("text_config", "text_config-2"),
+}
+"""Names of a model's parts. A save takes those of the two that the present config does not name."""
+
+
+def _free_names(directory: Path) -> dict[str, str]:
+    used = _named_files(directory)
+    return {part: next(n for n in names if n != used.get(part)) for part, names in FILES.items()}
+
+
+def _named_files(directory: Path) -> dict[str, str]:
+    """Names that a directory's config gives its parts; {} where there is no config that can be read."""
+    try:
+        config = json.loads((directory / "config.json").read_text(encoding="utf-8"))
+        return _checked_names(config.get("files", {}))
+    except (OSError, ValueError, AttributeError, CheckpointError):
+        return {}
+
+
+def _checked_names(found: Mapping[str, Any]) -> dict[str, str]:
+    """Every part's name, the first one where the config is silent.
+
+    Raises:
+        CheckpointError: an unknown part, or a name that is none of a part's two.
+    """
+    _check_keys("files", found, tuple(FILES))
+    names = {part: found.get(part, choices[0]) for part, choices in FILES.items()}
+    for part, name in names.items():
+        if name not in FILES[part]:
+            raise CheckpointError(f"files: {part} is {name!r}; valid are {', '.join(FILES[part])}")
+    return names
+
+
+def _remove_unnamed(directory: Path, names: Mapping[str, str]) -> None:
+    """What belonged to the model that was here before."""
+    for part, choices in FILES.items():
+        for name in choices:
+            path = directory / name
+            if name != names[part] and path.is_dir():
+                shutil.rmtree(path, ignore_errors=True)
+            elif name != names[part]:
+                path.unlink(missing_ok=True)
 
 
 def _own_towers(model: XAttnModel) -> dict[str, Any]:
@@ -175,14 +241,17 @@ def _read_config(directory: Path) -> dict[str, Any]:
     except (OSError, ValueError, KeyError, AttributeError) as error:
         raise CheckpointError(f"{path} is not a model's config: {error!r}") from error
     if version != FORMAT_VERSION:
-        remedy = "train it again" if str(version) < str(FORMAT_VERSION) else "upgrade xattn"
+        older = isinstance(version, int) and version < FORMAT_VERSION
+        remedy = "train it again" if older else "upgrade xattn"
         raise CheckpointError(
             f"{path} has format version {version}, this xattn reads {FORMAT_VERSION}: {remedy}"
         )
     return dict(config)
 
 
-def _check_keys(where: str, found: Mapping[str, Any], valid: tuple[str, ...]) -> None:
+def _check_keys(where: str, found: Any, valid: tuple[str, ...]) -> None:
+    if not isinstance(found, Mapping):
+        raise CheckpointError(f"{where}: expected an object with {', '.join(valid)}, got {found!r}")
     unknown = sorted(set(found) - set(valid))
     if unknown:
         raise CheckpointError(f"{where}: unknown {', '.join(unknown)}; valid are {', '.join(valid)}")
@@ -190,7 +259,12 @@ def _check_keys(where: str, found: Mapping[str, Any], valid: tuple[str, ...]) ->
 
 def _configured(kind: Any, section: str, config: Mapping[str, Any], **extra: Any) -> Any:
     values = config.get(section, {})
-    _check_keys(section, values, tuple(f.name for f in fields(kind) if f.name not in extra))
+    known = {f.name: str(f.type) for f in fields(kind) if f.name not in extra}
+    _check_keys(section, values, tuple(known))
+    for name, value in values.items():
+        expected = {"int": int, "float": (int, float), "str": str}[known[name]]
+        if isinstance(value, bool) or not isinstance(value, expected):
+            raise CheckpointError(f"{section}: {name} is {value!r}; expected {known[name]}")
     return kind(**values, **extra)
 
 

@@ -24,7 +24,6 @@ from urllib.parse import parse_qsl
 from xattn.attention import CrossAttention
 from xattn.encoders.openclip.model import OpenClipText, OpenClipVision, RegionConfig
 from xattn.encoders.openclip.names import (
-    TEXT_CONFIG_DIR,
     Loaded,
     build_clip,
     load_clip,
@@ -137,16 +136,19 @@ def rebuild(
     calibration: Calibration,
     directory: Path,
     name: str,
+    files: Mapping[str, str],
 ) -> XAttnModel:
-    """The model of a checkpoint directory, with random weights; `section` is what `describe` gave.
+    """The model of a checkpoint directory, with random weights.
+
+    section: what `describe` gave; files: names of the parts of the directory (xattn.model.checkpoint)
 
     Raises CheckpointError if the section or the tokenizer beside it cannot be used.
     """
     try:
         model_config, preprocess = section["model"], section["preprocess"]
         regions, templates = RegionConfig(**section["regions"]), tuple(section["templates"])
-        tokenizer = read_tokenizer_of(model_config, directory)
-        clip: Any = build_clip(model_config, directory / TEXT_CONFIG_DIR)
+        tokenizer = read_tokenizer_of(model_config, directory / files["tokenizer_dir"])
+        clip: Any = build_clip(model_config, directory / files["text_config_dir"])
         vision = OpenClipVision(clip.visual, model_config, preprocess, regions)
         text = OpenClipText(clip, model_config["embed_dim"], tokenizer, templates)
     except (KeyError, TypeError, ValueError, OSError, RuntimeError) as error:
@@ -156,7 +158,8 @@ def rebuild(
     return XAttnModel(vision, text, attention, calibration, name=name)
 
 
-def save_extras(model: XAttnModel, directory: Path) -> None:
+def save_extras(model: XAttnModel, directory: Path, files: Mapping[str, str]) -> None:
     """Writes the tokenizer, and the text tower's config, where open_clip does not carry them itself."""
     assert isinstance(model.text, OpenClipText)
-    save_text_parts(model.text.clip, model.text.tokenizer, directory)
+    tokenizer, text_config = directory / files["tokenizer_dir"], directory / files["text_config_dir"]
+    save_text_parts(model.text.clip, model.text.tokenizer, tokenizer, text_config)

@@ -27,6 +27,7 @@ import torch
 from jaxtyping import Float, Float16
 
 from xattn.errors import IndexBusy, StoreError
+from xattn.files import sync_directory
 from xattn.store.catalogue import Catalogue
 from xattn.store.schema import Content, FileState, Identity
 from xattn.types import RegionGrid, Size
@@ -242,7 +243,7 @@ class Store:
             file.flush()
             os.fsync(file.fileno())
         if first == 0:
-            _sync_directory(self.directory)
+            sync_directory(self.directory)
 
     def _delete_strays(self) -> None:
         """Deletes shard files that no catalogue row names: a writer was killed while it made them."""
@@ -286,13 +287,3 @@ def _npy_header(rows: int, dim: int) -> bytes:
     described = f"{{'descr': '<f2', 'fortran_order': False, 'shape': ({rows}, {dim}), }}"
     prefix = b"\x93NUMPY\x01\x00" + (HEADER_BYTES - 10).to_bytes(2, "little")
     return prefix + described.ljust(HEADER_BYTES - 11).encode() + b"\n"
-
-
-def _sync_directory(directory: Path) -> None:
-    """Makes the names of new files durable, where the system knows how."""
-    if hasattr(os, "O_DIRECTORY"):
-        descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)

@@ -25,6 +25,7 @@ from xattn.encoders.base import Frames, VisionEncoder
 from xattn.encoders.hybrid.fold_batch_norm import fold_batch_norms
 from xattn.encoders.hybrid.fusion import Fusion, FusionConfig, TowerFeatures, patch_colors, upsampling
 from xattn.encoders.hybrid.prepack_linear import prepack_linears
+from xattn.errors import CheckpointError
 from xattn.types import RegionGrid, Size
 
 PATCH = 14
@@ -90,6 +91,9 @@ class HybridEncoder(VisionEncoder):
         self.config = config
         self.signature = f"hybrid {[(shape.vit, shape.conv) for shape in SHAPES]}"
         self.dim = config.fusion.dim
+        for tower in (config.conv, config.vit):
+            if not (isinstance(tower, str) and timm.is_model(tower)):
+                raise CheckpointError(f"timm ships no tower {tower!r}, which the model's config names")
         self.conv = fold_batch_norms(timm.create_model(config.conv, pretrained=False).eval())
         self.conv.to(memory_format=torch.channels_last)  # halves its time on a CPU
         vit = timm.create_model(config.vit, pretrained=False, num_classes=0, dynamic_img_size=True)

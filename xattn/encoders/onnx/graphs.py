@@ -19,11 +19,12 @@ from torch import Tensor
 
 from xattn.encoders.base import TextEncoder, VisionEncoder
 from xattn.encoders.hybrid.vision import HybridEncoder
-from xattn.encoders.onnx.runtime import Exported, Graph, export_function
+from xattn.encoders.onnx.runtime import Exported, Graph, export_function, stamp, weights_digest
 from xattn.errors import CheckpointError, MissingExtra
 
 logger = logging.getLogger(__name__)
 
+FILES = ("vision.onnx", "text.onnx")
 SAMPLE_PICTURES = (Image.new("RGB", (64, 48)), Image.new("RGB", (64, 48), "white"))
 SAMPLE_TEXTS = ["a dog", "two cats that sleep on a red sofa"]
 
@@ -46,16 +47,16 @@ class Part:
 def parts(vision: VisionEncoder, text: TextEncoder) -> Iterator[Part]:
     """Those of a model's towers, the vision tower's first."""
     if isinstance(vision, HybridEncoder):
-        yield Part("vision.onnx", vision, "features", lambda: _stacked(vision), {})
+        yield Part(FILES[0], vision, "features", lambda: _stacked(vision), {})
     else:
         from xattn.encoders.openclip.model import OpenClipVision  # takes seconds to import
 
         if isinstance(vision, OpenClipVision):
             others = {"pooled_features": 1}
-            yield Part("vision.onnx", vision, "features", lambda: (vision.sample(2),), others)
+            yield Part(FILES[0], vision, "features", lambda: (vision.sample(2),), others)
     tokenize: Any = getattr(text, "tokenize", None)
     if tokenize is not None and hasattr(text, "features"):
-        yield Part("text.onnx", text, "features", lambda: _as_tuple(tokenize(SAMPLE_TEXTS)), {})
+        yield Part(FILES[1], text, "features", lambda: _as_tuple(tokenize(SAMPLE_TEXTS)), {})
 
 
 def export_graphs(vision: VisionEncoder, text: TextEncoder, directory: Path) -> list[Path]:
@@ -69,6 +70,7 @@ def export_graphs(vision: VisionEncoder, text: TextEncoder, directory: Path) -> 
         temporary = directory / f".{part.file}.tmp"
         try:
             export_function(getattr(part.module, part.method), part.module, part.sample(), temporary)
+            stamp(temporary, weights_digest(part.module))
             _check_runs(temporary, part)
         except CheckpointError as error:
             temporary.unlink(missing_ok=True)
@@ -83,10 +85,17 @@ def export_graphs(vision: VisionEncoder, text: TextEncoder, directory: Path) -> 
     return written
 
 
+def remove_graphs(directory: Path) -> None:
+    """Removes the graphs of a model directory, whose weights are about to change."""
+    for name in FILES:
+        (directory / name).unlink(missing_ok=True)
+
+
 def use_graphs(vision: VisionEncoder, text: TextEncoder, directory: Path) -> None:
     """Lets towers whose weights were just loaded from a directory run the graphs that lie beside them.
 
-    Raises CheckpointError if a graph is damaged.
+    A graph that was exported for other weights, or by a version that did not note for which, is not run; a
+    warning says so. Raises CheckpointError if a graph is damaged.
     """
     for part in parts(vision, text):
         path = directory / part.file
@@ -97,6 +106,13 @@ def use_graphs(vision: VisionEncoder, text: TextEncoder, directory: Path) -> Non
         except MissingExtra as error:
             logger.warning("%s; running by torch instead", error)
             return
+        if graph.weights_digest != weights_digest(part.module):
+            logger.warning(
+                "%s was exported for other weights than those beside it; running by torch instead. "
+                "Export the model again with xattn export.",
+                path,
+            )
+            continue
         Exported(part.module, part.method, graph)
         for method, output in part.others.items():
             Exported(part.module, method, graph, output)

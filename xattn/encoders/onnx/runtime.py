@@ -9,6 +9,7 @@ sizes it was exported with.
 
 from __future__ import annotations
 
+import hashlib
 import importlib
 import inspect
 import warnings
@@ -77,8 +78,35 @@ class _Traced(nn.Module):
         return self._function(*inputs)
 
 
+DIGEST_KEY = "xattn.weights"
+"""In a graph's metadata: which weights it was exported for."""
+
+
+def weights_digest(module: nn.Module) -> str:
+    """Hex digest (BLAKE2b) of every weight of a module, with names, shapes and dtypes."""
+    digest = hashlib.blake2b(digest_size=16)
+    for key, value in sorted(module.state_dict().items()):
+        digest.update(f"{key}{tuple(value.shape)}{value.dtype}".encode())
+        digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def stamp(path: Path, digest: str) -> None:
+    """Notes in a graph's file for which weights it was exported.
+
+    Raises:
+        MissingExtra: the package onnx is not installed.
+    """
+    onnx = _import("onnx", "exporting a model")
+    graph = onnx.load(str(path))
+    onnx.helper.set_model_props(graph, {DIGEST_KEY: digest})
+    onnx.save(graph, str(path))
+
+
 class Graph:
     """An exported function, for the weights that `module` has now: it must not be asked after they change.
+
+    weights_digest: of the weights it was exported for (`weights_digest`), "" if the file does not say.
 
     Raises CheckpointError if the file is no graph, MissingExtra without the package onnxruntime.
     """
@@ -91,6 +119,8 @@ class Graph:
             self._session = runtime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
         except Exception as error:  # the runtime raises many kinds
             raise CheckpointError(f"{path} is no graph that can be run: {error}") from error
+        noted = self._session.get_modelmeta().custom_metadata_map
+        self.weights_digest: str = noted.get(DIGEST_KEY, "")
         self._inputs = [value.name for value in self._session.get_inputs()]
         self._path = path
         self._module = module

@@ -11,6 +11,7 @@ ever read by torch's restricted loader.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from copy import deepcopy
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import open_clip
+import timm
 from open_clip.coca_model import CoCa
 from open_clip.model import CLIP, CustomTextCLIP
 from open_clip.pretrained import get_pretrained_cfg
@@ -27,9 +29,6 @@ from open_clip.tokenizer import HFTokenizer
 from torch import nn
 
 from xattn.errors import CheckpointError, MissingExtra, ModelNotFound
-
-TOKENIZER_DIR = "tokenizer"
-TEXT_CONFIG_DIR = "text_config"
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,7 +121,8 @@ def load_clip(source: Source) -> Loaded:
     try:
         model_config: dict[str, Any] = open_clip.get_model_config(source.identifier)
         require_transformers(model_config["text_cfg"], described)
-    except MissingExtra:
+        require_known_parts(model_config, source.directory)
+    except (MissingExtra, CheckpointError):
         raise
     except Exception as error:  # open_clip and its hub client each raise kinds of their own
         raise _unusable(source, described, error) from error
@@ -162,6 +162,63 @@ def require_transformers(text_config: Mapping[str, Any], described: str) -> None
         raise MissingExtra("transformers", "hf", f"the tokenizer of {described}")
 
 
+TOKENIZER_OPTIONS = frozenset(
+    {"additional_special_tokens", "clean", "language", "reduction_mask", "strip_sep_token"}
+)
+"""Arguments of a tokenizer that a model's config may give: none of them names a file or runs code."""
+
+
+def require_known_parts(model_config: Mapping[str, Any], directory: Path | None) -> None:
+    """Checks that a model's config names nothing but parts that open_clip and timm ship.
+
+    directory: where the config's files lie, if on this disk
+
+    Raises:
+        CheckpointError: an argument of the tokenizer is not one of TOKENIZER_OPTIONS, a tower is none that
+            timm ships (such as one on a hub or at a path), or a file asks for code beside it to be run.
+    """
+    text, vision = model_config.get("text_cfg", {}), model_config.get("vision_cfg", {})
+    unknown = sorted(set(text.get("tokenizer_kwargs") or {}) - TOKENIZER_OPTIONS)
+    if unknown:
+        raise CheckpointError(
+            f"the model's config gives its tokenizer {', '.join(unknown)}, which is not allowed; valid are "
+            f"{', '.join(sorted(TOKENIZER_OPTIONS))}. A model's files are never run"
+        )
+    require_timm_model(vision.get("timm_model_name"))
+    folders = [directory, Path(str(text.get("hf_tokenizer_name") or "")), _beside(directory, text)]
+    for folder in folders:
+        if folder is not None and folder.is_dir():
+            _require_no_code(folder)
+
+
+def _beside(directory: Path | None, text: Mapping[str, Any]) -> Path | None:
+    name = text.get("hf_tokenizer_name")
+    return None if directory is None or not name else directory / str(name)
+
+
+def _require_no_code(folder: Path) -> None:
+    for path in sorted(folder.glob("*.json")):
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            continue  # whoever reads the file will say what is wrong with it
+        if isinstance(content, dict) and "auto_map" in content:
+            raise CheckpointError(
+                f"{path} asks for Python code beside it to be run (auto_map). xattn runs no code of a "
+                "model's files: use a model with a tokenizer that transformers ships"
+            )
+
+
+def require_timm_model(name: object) -> None:
+    """Raises CheckpointError unless timm ships an architecture of this name, or there is none."""
+    if name is not None and not (isinstance(name, str) and timm.is_model(name)):
+        near = get_close_matches(str(name), timm.list_models(), n=4)
+        raise CheckpointError(
+            f"the model's config names a tower {name!r} that timm does not ship"
+            + (f"; near it are {', '.join(near)}" if near else "")
+        )
+
+
 def _load_text_parts(source: Source, text_config: Mapping[str, Any], described: str) -> Any:
     """The tokenizer. Of a text tower from transformers its config too, which open_clip looks up by name.
 
@@ -169,12 +226,13 @@ def _load_text_parts(source: Source, text_config: Mapping[str, Any], described: 
     """
     name = text_config.get("hf_tokenizer_name")
     try:
-        tokenizer = open_clip.get_tokenizer(source.identifier)
+        plain = {"trust_remote_code": False} if name else {}
+        tokenizer = open_clip.get_tokenizer(source.identifier, **plain)
         if text_config.get("hf_model_name"):
             name = text_config["hf_model_name"]
             from transformers import AutoConfig
 
-            AutoConfig.from_pretrained(name)
+            AutoConfig.from_pretrained(name, trust_remote_code=False)
     except Exception as error:  # transformers and its hub client raise many kinds
         if source.directory is not None:
             raise CheckpointError(
@@ -199,6 +257,7 @@ def build_clip(model_config: Mapping[str, Any], text_config_dir: Path | None = N
 
     text_config_dir: holds the config of a text tower from transformers, where there is one.
     """
+    require_known_parts(model_config, text_config_dir)
     config = deepcopy(dict(model_config))
     custom_text = config.pop("custom_text", False)
     if "timm_model_name" in config["vision_cfg"]:
@@ -212,30 +271,32 @@ def build_clip(model_config: Mapping[str, Any], text_config_dir: Path | None = N
     return CustomTextCLIP(**config) if custom_text else CLIP(**config)
 
 
-def save_text_parts(clip: nn.Module, tokenizer: Any, directory: Path) -> None:
+def save_text_parts(clip: nn.Module, tokenizer: Any, tokenizer_dir: Path, config_dir: Path) -> None:
     """Writes what the text side needs besides weights, so that it loads without a network."""
     if hasattr(tokenizer, "save_pretrained"):
-        tokenizer.save_pretrained(str(directory / TOKENIZER_DIR))
+        tokenizer.save_pretrained(str(tokenizer_dir))
     config = getattr(getattr(clip, "text", None), "config", None)  # of a tower from transformers
     if config is not None and hasattr(config, "save_pretrained"):
-        config.save_pretrained(str(directory / TEXT_CONFIG_DIR))
+        config.save_pretrained(str(config_dir))
 
 
-def read_tokenizer_of(model_config: Mapping[str, Any], directory: Path) -> Any:
-    """The tokenizer of a saved model.
+def read_tokenizer_of(model_config: Mapping[str, Any], saved: Path) -> Any:
+    """The tokenizer of a saved model, from the directory `saved`. Nothing in it is ever run.
 
-    Raises CheckpointError if its files are missing or damaged, MissingExtra as `load_clip`.
+    Raises CheckpointError if its files are missing, damaged or name code, MissingExtra as `load_clip`.
     """
     text = model_config["text_cfg"]
-    require_transformers(text, str(directory))
+    require_transformers(text, str(saved))
+    require_known_parts(model_config, saved)
     length = text.get("context_length", open_clip.tokenizer.DEFAULT_CONTEXT_LENGTH)
     options = text.get("tokenizer_kwargs") or {}
-    saved = directory / TOKENIZER_DIR
     if not text.get("hf_tokenizer_name"):
         return open_clip.SimpleTokenizer(context_length=length, **options)
     try:
         mode = text.get("tokenizer_mode")
-        return HFTokenizer(str(saved), context_length=length, tokenizer_mode=mode, **options)
+        return HFTokenizer(
+            str(saved), context_length=length, tokenizer_mode=mode, trust_remote_code=False, **options
+        )
     except Exception as error:  # transformers raises many kinds
         raise CheckpointError(f"{saved} does not hold a tokenizer that can be read: {error}") from error
 
