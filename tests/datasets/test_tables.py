@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from xattn.datasets import Dataset, read_dataset
+from xattn.datasets import Dataset, read_dataset, splits_of
 from xattn.errors import DataError
 
 
@@ -238,3 +238,93 @@ def test_phrases_of_records(tmp_path: Path) -> None:
         ("dog", (0, 0, 1, 0.5), (1,)),
         ("sky", (0, 0, 1, 0.1), ()),
     ]
+
+
+@pytest.mark.parametrize("size", [100, 200_000])
+def test_quoted_fields_of_any_length(tmp_path: Path, size: int) -> None:
+    caption = "a, b" * (size // 4)
+    assert captions(read(tmp_path, "t.csv", f'image,caption\na.png,"{caption}"\n')) == {"a.png": (caption,)}
+
+
+# --- ids ------------------------------------------------------------------------------------------------
+
+
+def test_ids_that_come_again(tmp_path: Path) -> None:
+    lines = [{"id": id, "image": f"{n}.png"} for n, id in enumerate((1, "2", "1"))]
+    (tmp_path / "records.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    dataset = read_dataset(tmp_path)
+    assert list(captions(dataset)) == ["0.png", "1.png"]
+    assert ["records.jsonl:3" in entry.where for entry in dataset.skipped] == [True]
+
+
+def test_ids_of_coco(tmp_path: Path) -> None:
+    for number in range(3):
+        (tmp_path / f"{number}.png").write_bytes(b"")
+    size = {"width": 10, "height": 10}
+    images = [{"id": n, "file_name": f"{n}.png", **size} for n in range(2)]
+    again = [{"id": 1, "file_name": "2.png", **size}]
+    notes = [{"id": 7, "image_id": n, "caption": f"picture {n}"} for n in range(2)]
+    (tmp_path / "captions_x.json").write_text(json.dumps({"images": images + again, "annotations": notes}))
+    # The other file writes ids as strings, and calls one picture otherwise.
+    listed = [{"id": "0", "file_name": "0.png", **size}, {"id": "1", "file_name": "other.png", **size}]
+    boxes = [{"id": 8, "image_id": "0", "category_id": "3", "bbox": [0, 0, 5, 5]}]
+    instances = {"images": listed, "annotations": boxes, "categories": [{"id": 3, "name": "cat"}]}
+    (tmp_path / "instances_x.json").write_text(json.dumps(instances))
+    dataset = read_dataset(tmp_path)
+    assert captions(dataset) == {"0.png": ("picture 0",), "1.png": ("picture 1",)}
+    assert [box.name for box in dataset.records[0].boxes] == ["cat"]
+    assert [Path(entry.where.partition(",")[0]).name for entry in dataset.skipped] == [
+        "captions_x.json",
+        "instances_x.json",
+    ]
+    assert dataset.num_used + 2 == dataset.num_entries == 3 + 2 + 2 + 1
+
+
+# --- Parquet --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("inside", [True, False])
+@pytest.mark.parametrize("place", ["", "data"])
+def test_parquet_files_that_are_parts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, inside: bool, place: str
+) -> None:
+    arrow = pytest.importorskip("pyarrow")
+    parquet = pytest.importorskip("pyarrow.parquet")
+    monkeypatch.setenv("XATTN_CACHE", str(tmp_path / "cache"))
+    folder = tmp_path / "d" / place
+    folder.mkdir(parents=True)
+    for split in ("train", "validation"):
+        for part in range(2):
+            name = f"{split}-{part}.png"
+            table = {"img": [b"pixels" if inside else name], "Caption": [name], "other": [1]}
+            parquet.write_table(arrow.table(table), folder / f"{split}-{part:05}-of-00002.parquet")
+    assert splits_of(tmp_path / "d") == ["train", "validation"]
+    dataset = read_dataset(tmp_path / "d", "validation")
+    assert [record.captions for record in dataset.records] == [("validation-0.png",), ("validation-1.png",)]
+    assert not dataset.skipped
+    if inside:
+        assert [record.image.read_bytes() for record in dataset.records] == [b"pixels"] * 2
+    else:
+        assert [record.image for record in dataset.records] == [folder / r.id for r in dataset.records]
+
+
+def test_columns_of_parquet_by_their_type(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    arrow = pytest.importorskip("pyarrow")
+    parquet = pytest.importorskip("pyarrow.parquet")
+    monkeypatch.setenv("XATTN_CACHE", str(tmp_path / "cache"))
+    columns = {
+        "struct.parquet": {"pixels": [{"bytes": b"x", "path": "a.png"}], "text": ["one"]},
+        "img2dataset.parquet": {"path": ["a"], "jpg": [b"x"], "caption": ["one"]},
+        "large.parquet": {"image": arrow.array([b"x"], arrow.large_binary()), "captions": [["one"]]},
+    }
+    for name, table in columns.items():
+        parquet.write_table(arrow.table(table), tmp_path / name)
+        (record,) = read_dataset(tmp_path / name).records
+        assert (record.captions, record.image.read_bytes()) == (("one",), b"x"), name
+        assert name in record.origin
+    parquet.write_table(arrow.table({"words": [1]}), tmp_path / "x.parquet")
+    with pytest.raises(DataError, match=r"x\.parquet has no column with a picture"):
+        read_dataset(tmp_path / "x.parquet")
+    (tmp_path / "y.parquet").write_bytes(b"PAR1 and no more")
+    with pytest.raises(DataError, match=r"y\.parquet cannot be read"):
+        read_dataset(tmp_path / "y.parquet")
