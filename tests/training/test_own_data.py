@@ -58,6 +58,18 @@ def test_splits_are_used_and_what_cannot_be_is_told(data: Path, tmp_path: Path) 
         load_own(tmp_path, Settings())
 
 
+def test_rows_that_cannot_be_read_are_left_out_and_named(data: Path, tmp_path: Path) -> None:
+    rows = ["image,caption"]
+    for number in range(NUM_PICTURES):
+        (tmp_path / f"{number}.png").write_bytes((data / f"{number}.png").read_bytes())
+        rows.append(f"{number}.png" if number == 3 else f"{number}.png,a picture of {number}")
+    (tmp_path / "captions.csv").write_text("\n".join(rows))
+    own = load_own(tmp_path, Settings())
+    assert len(own.train) + len(own.held_out) == NUM_PICTURES - 1
+    (skipped,) = own.skipped
+    assert "row 4 (line 5)" in str(skipped.path)
+
+
 def test_batches(places: Places) -> None:
     own = load_own(places.data, TINY)
     pictures = kept_form(own.train, "train").pictures

@@ -105,9 +105,9 @@ def usable(records: Sequence[Record], skipped: list[Skipped]) -> list[Record]:
     kept = []
     for record in records:
         if not record.captions:
-            skipped.append(Skipped(record.image, "it has no caption"))
+            skipped.append(Skipped(Path(record.label), "it has no caption"))
         elif not record.image.is_file():
-            skipped.append(Skipped(record.image, "there is no such file"))
+            skipped.append(Skipped(Path(record.label), "there is no such file"))
         else:
             kept.append(record)
     return kept
@@ -122,7 +122,7 @@ def readable(
         try:
             images.load(record.image, at_least=64)
         except ImageError as error:
-            return Skipped(record.image, error.reason)
+            return Skipped(Path(record.label), error.reason)
         return None
 
     kept: list[Record] = []

@@ -1,4 +1,4 @@
-"""Datasets that evaluation reads: records, COCO's files, and folders with captions."""
+"""Records and COCO's files: boxes, phrases, hard negatives and where the pictures are."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from tests.painted import spot
+from xattn.datasets import HardNegative, NamedBox, Statement, load_dataset
 from xattn.errors import DataError
-from xattn.evaluation import HardNegative, NamedBox, Statement, load_dataset
 
 
 def write_lines(path: Path, lines: list[dict[str, Any]]) -> None:
