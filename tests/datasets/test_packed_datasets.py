@@ -151,12 +151,12 @@ def test_saved_hugging_face_datasets(tmp_path: Path, embedded: bool) -> None:
     library = pytest.importorskip("datasets")
     files = [photo(tmp_path / "files" / f"{n}.png", n) for n in range(4)]
     values = [{"bytes": f.read_bytes(), "path": None} if embedded else str(f) for f in files]
-    told = [["one", "two"], ["three"], ["four"], []]
+    texts = [["one", "two"], ["three"], ["four"], []]
     columns = {"pixels": library.Image(), "text": library.List(library.Value("string"))}
-    table = library.Dataset.from_dict({"pixels": values, "text": told}, library.Features(columns))
+    table = library.Dataset.from_dict({"pixels": values, "text": texts}, library.Features(columns))
     table.save_to_disk(str(tmp_path / "one"))
     assert splits_of(tmp_path / "one") == []
-    assert captions(tmp_path / "one") == [tuple(some) for some in told]
+    assert captions(tmp_path / "one") == [tuple(some) for some in texts]
     parts = library.DatasetDict({"train": table, "test": table.select([2])})
     parts.save_to_disk(str(tmp_path / "parts"))
     assert splits_of(tmp_path / "parts") == ["test", "train"]

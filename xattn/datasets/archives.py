@@ -43,7 +43,7 @@ def members(
 ) -> Iterator[Member | SkippedEntry]:
     """The files whose names are `wanted`; `unwanted` is called with other names.
 
-    file: whether it is compressed is told by its first bytes
+    file: its compression, if any, is recognised by its first bytes
     where: how messages call the archive
     """
     try:
@@ -139,7 +139,7 @@ class _Reader:
                 return
             except tarfile.HeaderError as error:
                 yield self._after_damage(start, error)
-                is_closed = True  # as far as can be told, and the damage is named
+                is_closed = True  # the damage is named, so the end is not named again
             else:
                 is_closed = False
                 yield from self._member(header)

@@ -1,4 +1,4 @@
-"""What is wrong with a dataset, told before hours are spent on it."""
+"""Faults of a dataset, listed before hours are spent on it."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class SplitReport:
 
 @dataclass(slots=True)
 class CheckReport:
-    """What `check_dataset` found.
+    """The result of `check_dataset`.
 
     sources:         files or folders that were read
     skipped:         entries that were not read, each once

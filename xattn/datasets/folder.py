@@ -15,7 +15,7 @@ from xattn.types import Skipped
 
 
 def read_folder(folder: Path, split: str | None) -> Dataset:
-    """Pictures without captions are kept. A text that belongs to no picture is named in `skipped`.
+    """Pictures without captions are records, too. A text that belongs to no picture is named in `skipped`.
 
     split: a folder in it, of any name. Raises DataError if nothing has captions.
     """

@@ -192,14 +192,14 @@ def _sidecar_layout(path: Path, hint: str) -> _Layout:
 
 def _split_layouts(path: Path) -> dict[str, _Layout]:
     """Layouts of folders that are called as splits are, each described by a file in it; none otherwise."""
-    found: dict[str, _Layout] = {}
+    layouts: dict[str, _Layout] = {}
     for name in folder_splits(path):
         described = describing_files(path / name)
         tables = [described.usual] if described.usual is not None else described.others
         if len(tables) != 1:
             return {}
-        found[name] = _file_layout(tables[0])
-    return found
+        layouts[name] = _file_layout(tables[0])
+    return layouts
 
 
 def _joined(layouts: dict[str, _Layout], path: Path) -> _Layout:

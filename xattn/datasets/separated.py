@@ -27,7 +27,7 @@ FREE_TEXT_SUFFIXES = (".txt", ".token")
 _MOST_LINES = 1000
 """In one quoted field; a quote that is not closed within is a character."""
 _FIELD_LIMIT = 2**31 - 1
-"""The csv module refuses fields above 131,072 characters unless told otherwise."""
+"""The csv module refuses fields above 131,072 characters by default."""
 _SEPARATOR_LINE = re.compile(r"sep=(.)\s*", re.IGNORECASE)
 """Excel writes it before the header."""
 _ESCAPED = re.compile(r'\\(["\\])')
@@ -59,7 +59,7 @@ class _Line(NamedTuple):
 
 
 def separated_rows(path: Path) -> Iterator[Row | SkippedEntry]:
-    """Raises DataError if the file cannot be read or its columns cannot be told."""
+    """Raises DataError if the file cannot be read or it has no column of pictures or captions."""
     form = form_of(path)
     if form is None:
         return
@@ -144,14 +144,14 @@ def _rows(source: Iterator[_Line], form: Form) -> Iterator[tuple[int, list[str] 
     a value, and tables put together repeat their header: neither is a row."""
     ahead: deque[_Line] = deque()
     while (line := ahead.popleft() if ahead else next(source, None)) is not None:
-        if _is_empty(line.text, form) or _is_header(line.text, form):
+        quoted = _quoted(line.text, form.separator)
+        if _is_empty(line.text, form) or _is_header(quoted, form):
             continue
         if form.rest_in_last:
-            quoted = _quoted(line.text, form.separator)
             rest = _plain(line.text, form.separator, rest_in_last=True)
             yield line.number, _fitted(quoted if quoted and len(quoted) == 2 else rest, form)
             continue
-        fields: list[str] | str | None = _quoted(line.text, form.separator)
+        fields: list[str] | str | None = quoted
         if fields is None and _is_open(line.text, form.separator):
             fields = _joined(line, ahead, source, form)
         if fields is None:
@@ -164,9 +164,10 @@ def _is_empty(text: str, form: Form) -> bool:
     return not text.strip(form.separator + " \t\r\n")
 
 
-def _is_header(text: str, form: Form) -> bool:
-    fields = _quoted(text, form.separator)
-    return form.has_header and fields is not None and tuple(_unique(fields)) == form.header
+def _is_header(fields: list[str] | None, form: Form) -> bool:
+    if not form.has_header or not fields or fields[0].strip() != form.header[0]:
+        return False
+    return tuple(_unique(fields)) == form.header
 
 
 def _joined(

@@ -27,7 +27,7 @@ from xattn.datasets.unpacked import UnpackedPicture, Unpacking, file_identity, u
 from xattn.errors import DataError, MissingExtra
 
 SUFFIXES = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz", ".tar.zst")
-"""Lower case. What is inside is told by the content."""
+"""Lower case. The compression is recognised by the content."""
 _PARTIAL_SUFFIXES = (".part", ".partial", ".crdownload", ".download", ".tmp", ".aria2")
 
 
@@ -90,8 +90,8 @@ class _Shard:
     def read(self, file: Readable) -> None:
         """Pictures are written out as they come; captions find theirs when all of the shard was read."""
         tally = self._unpacking.tally
-        found = members(file, self._shard, _is_wanted, self._count_unwanted)
-        files = [self._file(member) for member in tally.counted(found)]
+        entries = members(file, self._shard, _is_wanted, self._count_unwanted)
+        files = [self._file(member) for member in tally.counted(entries)]
         mixed = _mixed_names(files)
         seen: set[str] = set()
         dropped: list[UnpackedPicture] = []

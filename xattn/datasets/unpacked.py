@@ -197,7 +197,7 @@ def unpacked(identity: str, fill: Callable[[Unpacking], None]) -> Path:
 
 
 class _WriteError(Exception):
-    """Of the cache: to be told from errors of the source, which are skipped entries."""
+    """The cache cannot be written. Errors of the source, in contrast, are skipped entries."""
 
 
 def _cannot_write(folder: Path, error: Exception) -> DataError:
