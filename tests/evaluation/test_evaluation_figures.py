@@ -227,11 +227,12 @@ def test_pictures_that_cannot_be_read_are_left_out(model: XAttnModel, painted: D
     expected = evaluate(model, painted, settings=FAST)
     damaged = painted.records[0].image.with_name("damaged.png")
     damaged.write_bytes(painted.records[0].image.read_bytes()[:60])
-    bad = Record("bad", damaged, ("a red square",), (NamedBox("red", (0, 0, 1, 1)),))
+    boxes = (NamedBox("red", (0, 0, 1, 1)),)
+    bad = Record("bad", damaged, ("a red square",), boxes, origin="d.tar: bad.png")
     records = (*painted.records[:1], bad, *painted.records[1:])
     negatives = (*painted.hard_negatives, HardNegative("bad", "swap", "color", "red", "blue"))
     report = evaluate(model, Dataset("painted", None, records, negatives), settings=FAST)
-    assert [skipped.path for skipped in report.skipped] == [damaged]
+    assert [str(skipped.path) for skipped in report.skipped] == ["d.tar: bad.png"]
     assert report.figures == expected.figures
     assert "Left out: 1 " in report.markdown()
     with pytest.raises(DataError, match="None of the 1 pictures"):

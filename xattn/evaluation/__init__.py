@@ -7,6 +7,7 @@ print(report.markdown())
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 from xattn.datasets import Dataset, HardNegative, NamedBox, Record, Statement, load_dataset
 from xattn.errors import DataError
@@ -92,7 +93,9 @@ def _measure(
             *measure_grounding(model, encoded, kept, settings, progress),
             *measure_hard_negatives(model, encoded, kept, settings),
         ]
-        return measured, kept, tuple(encoded.skipped)
+        # Pictures of archives are files in a cache; a person knows them by their names in the archive.
+        label = {record.image: Path(record.label) for record in dataset.records}
+        return measured, kept, tuple(Skipped(label[s.path], s.reason) for s in encoded.skipped)
 
 
 def _only(dataset: Dataset, kept: list[int]) -> Dataset:
