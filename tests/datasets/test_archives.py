@@ -9,7 +9,9 @@ import io
 import json
 import lzma
 import os
+import random
 import shutil
+import signal
 import tarfile
 import time
 from collections.abc import Callable
@@ -270,6 +272,44 @@ def test_what_a_killed_process_left_is_removed(tmp_path: Path, cache: Path, pict
         os.utime(making, (time.time() - 3600 * age,) * 2)
     read(tmp_path / "d.tar", tar(("a.png", pictures[0])))
     assert [path.name for path in (cache / "datasets").glob(".*")] == [".0123-new"]
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="processes are forked")
+def test_processes_that_are_killed_leave_the_cache_whole(
+    tmp_path: Path, cache: Path, pictures: list[bytes]
+) -> None:
+    members = [(f"{number}.{suffix}", pictures[0]) for number in range(150) for suffix in ("png", "jpg")]
+    (tmp_path / "d.tar").write_bytes(tar(*members))
+    start = time.monotonic()
+    read_dataset(tmp_path / "d.tar")
+    seconds = time.monotonic() - start
+    delays = random.Random(0)
+    for _ in range(8):
+        shutil.rmtree(cache / "datasets")
+        child = os.fork()
+        if child == 0:
+            read_dataset(tmp_path / "d.tar")
+            os._exit(0)
+        time.sleep(delays.uniform(0, 1.5 * seconds))
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+        dataset = read_dataset(tmp_path / "d.tar")
+        assert len(dataset.records) == 300
+        assert all(record.image.read_bytes() == pictures[0] for record in dataset.records)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="processes are forked")
+def test_several_processes_at_once(tmp_path: Path, cache: Path, pictures: list[bytes]) -> None:
+    (tmp_path / "d.tar").write_bytes(tar(*((f"{number}.png", pictures[0]) for number in range(50))))
+    children = []
+    for _ in range(4):
+        child = os.fork()
+        if child == 0:
+            records = read_dataset(tmp_path / "d.tar").records
+            os._exit(0 if all(record.image.read_bytes() == pictures[0] for record in records) else 1)
+        children.append(child)
+    assert [os.waitpid(child, 0)[1] for child in children] == [0] * 4
+    assert len(list((cache / "datasets").iterdir())) == 1
 
 
 def test_a_full_disk_is_no_fault_of_the_data(

@@ -99,7 +99,7 @@ def _captions(files: list[str], pictures: list[str], tally: Tally) -> dict[str, 
 
 def _split_of(root: Path, picture: Path) -> str | None:
     try:
-        first = picture.relative_to(os.path.abspath(root)).parts[0]
+        folders = picture.relative_to(os.path.abspath(root)).parts[:-1]
     except ValueError:  # reached through a link
         return None
-    return first if first in SPLITS and picture.parent != root else None
+    return folders[0] if folders and folders[0] in SPLITS else None
