@@ -22,6 +22,8 @@ __all__ = ["app", "main"]
 def main() -> None:
     """The entry point of `xattn` and `python -m xattn`."""
     keep_freed_memory()
+    if sys.stdout is None:  # closed by whoever started the program
+        sys.exit("xattn: standard output is closed; send it to a file or to /dev/null")
     if isinstance(sys.stdout, TextIOWrapper):
         # What the output's encoding lacks, as in a file's name, is no reason to fail.
         sys.stdout.reconfigure(errors="backslashreplace")

@@ -24,6 +24,12 @@ if TYPE_CHECKING:
 class _Commands(TyperGroup):
     """Turns what a person can put right into a message and exit code 1."""
 
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        # As a path it would be the working directory: `xattn remove "$FOLDER"` would remove all below it.
+        if any(not arg or (arg.startswith("--") and arg.endswith("=")) for arg in args):
+            raise typer.BadParameter("an argument is empty: is a variable not set?")
+        return super().parse_args(ctx, args)
+
     def invoke(self, ctx: Any) -> Any:
         try:
             return super().invoke(ctx)
@@ -111,7 +117,7 @@ def _xattn(
 @contextmanager
 def opened(index_dir: Path, model: str, *, create: bool = False) -> Iterator[Engine]:
     """The engine on an index, which only `create` may make: a mistyped name is no new index."""
-    directory = index_dir.expanduser() if create else existing(index_dir)
+    directory = expanded(index_dir) if create else existing(index_dir)
     with progress.loading(model):
         import xattn
 
@@ -120,13 +126,19 @@ def opened(index_dir: Path, model: str, *, create: bool = False) -> Iterator[Eng
         yield engine
 
 
+def expanded(path: Path) -> Path:
+    """With ~ as the home directory. Raises StoreError where the system knows none."""
+    try:
+        return path.expanduser()
+    except RuntimeError as error:
+        raise StoreError(
+            f"{path} lies in a home directory that is not known here; name the index with --index or "
+            "XATTN_INDEX, or set HOME"
+        ) from error
+
+
 def existing(index_dir: Path) -> Path:
-    directory = index_dir.expanduser().absolute()
+    directory = expanded(index_dir).absolute()
     if not directory.is_dir():
         raise StoreError(f"there is no index at {directory}. Make one with: xattn index DIR")
     return directory
-
-
-def check_folder(output: Path, option: str) -> None:
-    if not output.absolute().parent.is_dir():
-        raise typer.BadParameter(f"there is no folder {output.absolute().parent}", param_hint=option)

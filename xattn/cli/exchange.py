@@ -10,7 +10,9 @@ from typing import Annotated
 import typer
 
 from xattn.cli import terminal
-from xattn.cli.common import DEFAULT_INDEX, IndexDir, ModelName, app, check_folder, opened
+from xattn.cli.common import DEFAULT_INDEX, IndexDir, ModelName, app, opened
+from xattn.cli.outputs import Force, check_file
+from xattn.files import replacing, write_bytes, write_text
 
 
 @app.command()
@@ -23,6 +25,7 @@ def embeddings(
     ],
     index_dir: IndexDir = DEFAULT_INDEX,
     model: ModelName = "default",
+    force: Force = False,
 ) -> None:
     """Write every picture's embedding to a NumPy or FAISS file, and the paths to a file beside it.
 
@@ -31,20 +34,24 @@ def embeddings(
     """
     if output.suffix not in (".npy", ".faiss"):
         raise typer.BadParameter(f"{output} must end in .npy or .faiss", param_hint="OUT")
-    check_folder(output, "OUT")
+    paths_file = output.with_suffix(".jsonl")
+    for file in (output, paths_file):
+        check_file(file, "OUT", force=force)
     with opened(index_dir, model) as engine:
         paths, vectors = engine.embeddings()
     if output.suffix == ".npy":
         import numpy as np
 
-        np.save(output, vectors)
+        with replacing(output) as temporary, temporary.open("wb") as opened_file:
+            np.save(opened_file, vectors)
     else:
         import faiss
 
         flat = faiss.IndexFlatIP(vectors.shape[1])
         flat.add(vectors)
-        faiss.write_index(flat, os.fspath(output))
+        # Serialised here, because FAISS's own writer tells errors as RuntimeError.
+        write_bytes(output, faiss.serialize_index(flat).tobytes())
     # Names of files may hold a line break: as JSON strings they take one line each.
     lines = "".join(json.dumps(os.fspath(path)) + "\n" for path in paths)
-    output.with_suffix(".jsonl").write_text(lines, encoding="utf-8")
+    write_text(paths_file, lines)
     terminal.out.print(f"{len(paths)} embeddings written to {output}")

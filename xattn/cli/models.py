@@ -8,7 +8,9 @@ from typing import Annotated
 import typer
 
 from xattn.cli import progress, terminal
-from xattn.cli.common import Json, ModelName, app, check_folder
+from xattn.cli.common import Json, ModelName, app
+from xattn.cli.outputs import Force, check_file, check_model_directory
+from xattn.files import write_text
 from xattn.service import schemas
 
 
@@ -26,10 +28,11 @@ def evaluate(
     json_file: Annotated[
         Path | None, typer.Option("--json", metavar="OUT", help="Write every figure to this file, too.")
     ] = None,
+    force: Force = False,
 ) -> None:
     """Measure a model on captioned pictures: retrieval, grounding, hard negatives, calibration."""
     if json_file is not None:
-        check_folder(json_file, "--json")
+        check_file(json_file, "--json", force=force)
     with progress.loading(model, against or ""):
         from xattn import evaluation
         from xattn.model.checkpoint import load_model
@@ -39,12 +42,12 @@ def evaluate(
         second = None if against is None else load_model(against)
     with progress.Bar("encoding pictures") as bar:
         report = evaluation.evaluate(first, dataset, other=second, progress=bar.update)
-    if json_file is not None:
-        json_file.write_text(report.to_json() + "\n", encoding="utf-8")
     if terminal.is_interactive():
         terminal.out.print(report.table(), soft_wrap=False)
     else:
         typer.echo(report.markdown(), nl=False)
+    if json_file is not None:  # after what was measured is shown: a full disk costs no figure
+        write_text(json_file, report.to_json() + "\n")
 
 
 @app.command()
@@ -83,6 +86,7 @@ def export(
     Give that directory as --model. It loads without a network, by torch where ONNX Runtime is not
     installed or a graphics card is used. Needs the extra *onnx*.
     """
+    check_model_directory(output, "OUT")
     with progress.loading(model):
         from xattn.encoders.onnx.graphs import export_graphs
         from xattn.model.checkpoint import load_model, save_model

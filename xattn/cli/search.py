@@ -18,11 +18,12 @@ from xattn.cli.common import (
     ModelName,
     Text,
     app,
-    check_folder,
     existing,
     opened,
 )
+from xattn.cli.outputs import Force, check_file, check_folder, free_name
 from xattn.errors import ImageError
+from xattn.files import replacing
 from xattn.service import schemas
 
 if TYPE_CHECKING:
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
 
 OVERLAY_SIDE = 1024
 """Overlays are as large as their pictures, but no larger than this on the long side."""
-OVERLAY_FORMATS = (".png", ".jpg", ".jpeg", ".webp")
+FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
 INTERRUPTED = 130  # what shells report for Ctrl+C
 
 
@@ -82,6 +83,9 @@ def search(
 
     Piped, each line has rank, probability, score and path, with tabs between them.
     """
+    if save_overlays is not None:
+        save_overlays.mkdir(parents=True, exist_ok=True)
+        check_folder(save_overlays, "--save-overlays")
     with opened(index_dir, model) as engine:
         hits = engine.search(text, k)
         if len(engine) == 0:
@@ -91,14 +95,14 @@ def search(
                 f"Probably nothing found: a find has {least:.0%} or more, the best of these "
                 f"{hits[0].probability:.0%}."
             )
-    if save_overlays is not None:
-        _save_overlays(hits, save_overlays)
     if as_json:
         terminal.print_json({"query": text, "hits": [schemas.hit_record(hit) for hit in hits]})
     elif terminal.is_interactive():
         terminal.print_hits(hits)
     else:
         terminal.print_lines(map(terminal.hit_fields, hits))
+    if save_overlays is not None:
+        _save_overlays(hits, save_overlays)
 
 
 @app.command()
@@ -114,6 +118,7 @@ def ground(
     ] = None,
     model: ModelName = "default",
     as_json: Json = False,
+    force: Force = False,
 ) -> None:
     """Show where in a picture a text and each of its phrases are found.
 
@@ -121,7 +126,7 @@ def ground(
     score and strongest box, with tabs between them.
     """
     if output is not None:
-        _check_output(output, image)
+        _check_output(output, image, force)
     # An engine lives on an index; this picture is not to become part of the user's.
     with TemporaryDirectory(prefix="xattn-") as scratch, opened(Path(scratch), model) as engine:
         groundings = engine.ground(image, text)
@@ -192,25 +197,25 @@ def serve(
         )
 
 
-def _check_output(output: Path, image: Path) -> None:
+def _check_output(output: Path, image: Path, force: bool) -> None:
     """Before the work, not after it."""
-    if output.suffix.lower() not in OVERLAY_FORMATS:
-        raise typer.BadParameter(
-            f"{output} must end in one of {', '.join(OVERLAY_FORMATS)}", param_hint="--output"
-        )
-    check_folder(output, "--output")
+    if output.suffix.lower() not in FORMATS:
+        raise typer.BadParameter(f"{output} must end in one of {', '.join(FORMATS)}", param_hint="--output")
     if output.exists() and output.samefile(image):
         raise typer.BadParameter("it is the picture itself; it is not overwritten", param_hint="--output")
+    check_file(output, "--output", force=force)
 
 
 def _save_overlays(hits: Sequence[Hit], folder: Path) -> None:
-    """One file a hit, named by rank. A picture that is gone since it was indexed is left out."""
-    folder.mkdir(parents=True, exist_ok=True)
+    """One file a hit, named by rank, under a name that is free.
+
+    A picture that is gone since it was indexed is left out.
+    """
     digits = len(str(len(hits)))
     for hit in hits:
-        name = f"{hit.rank:0{digits}}-{hit.path.stem[:80]}.jpg"
+        output = free_name(folder, f"{hit.rank:0{digits}}-{hit.path.stem}", ".jpg")
         try:
-            _save_overlay(hit.path, hit.groundings, folder / name)
+            _save_overlay(hit.path, hit.groundings, output)
         except ImageError as error:
             terminal.err.print(f"no overlay of {terminal.plain(error)}")
 
@@ -220,4 +225,6 @@ def _save_overlay(image: Path, groundings: Sequence[Grounding], output: Path) ->
 
     picture, size = images.load(image, at_least=OVERLAY_SIDE)
     picture.thumbnail((OVERLAY_SIDE, OVERLAY_SIDE))
-    overlay.render(picture, groundings, size=size).save(output, quality=90)
+    drawn = overlay.render(picture, groundings, size=size)
+    with replacing(output) as temporary:
+        drawn.save(temporary, format=FORMATS[output.suffix.lower()], quality=90)

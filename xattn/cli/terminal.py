@@ -134,9 +134,20 @@ def print_check(report: CheckReport) -> None:
 
 
 def print_lines(rows: Iterable[Sequence[object]]) -> None:
-    """Tabs between the fields, which are printed exactly as they are."""
+    """Tabs between the fields.
+
+    A field with a control character, or one that begins with a quote, is a JSON string: a line stays one,
+    and the field can be read back. Others are printed exactly as they are.
+    """
     for row in rows:
-        sys.stdout.write("\t".join(map(str, row)) + "\n")
+        sys.stdout.write("\t".join(map(_field, row)) + "\n")
+
+
+def _field(value: object) -> str:
+    text = str(value)
+    if text.startswith('"') or any(unicodedata.category(sign) in ("Cc", "Cs", "Zl", "Zp") for sign in text):
+        return json.dumps(text)
+    return text
 
 
 def hit_fields(hit: Hit) -> Sequence[object]:

@@ -27,6 +27,7 @@ from xattn.errors import CheckpointError, ModelNotFound
 from xattn.files import replacing, write_text
 from xattn.model import quantize
 from xattn.model.calibration import Calibration
+from xattn.model.directory import foreign_entry
 from xattn.model.hubness import Hubness
 from xattn.model.model import XAttnModel
 
@@ -133,9 +134,15 @@ def save_model(model: XAttnModel, directory: Path, card: str, *, quantized: bool
     written last, names the files that belong to it. Graphs of the model before are removed.
 
     Raises:
-        CheckpointError: the towers are of another kind.
+        CheckpointError: the towers are of another kind, or the directory holds something else than a model.
         OSError: the directory cannot be written to.
     """
+    foreign = foreign_entry(directory)
+    if foreign is not None:
+        raise CheckpointError(
+            f"{directory} holds {foreign!r} and is no model directory of xattn; it is left as it is. "
+            "Name an empty directory or one that does not exist."
+        )
     own = isinstance(model.vision, HybridEncoder) and isinstance(model.text, SentenceEncoder)
     config = {"format_version": FORMAT_VERSION, **(_own_towers(model) if own else _openclip_towers(model))}
     config["attention"] = {"num_heads": model.attention.num_heads}
@@ -262,7 +269,7 @@ def _configured(kind: Any, section: str, config: Mapping[str, Any], **extra: Any
     known = {f.name: str(f.type) for f in fields(kind) if f.name not in extra}
     _check_keys(section, values, tuple(known))
     for name, value in values.items():
-        expected = {"int": int, "float": (int, float), "str": str}[known[name]]
+        expected: Any = {"int": int, "float": (int, float), "str": str}[known[name]]
         if isinstance(value, bool) or not isinstance(value, expected):
             raise CheckpointError(f"{section}: {name} is {value!r}; expected {known[name]}")
     return kind(**values, **extra)

@@ -51,7 +51,9 @@ def parse(query: str) -> Query:
     >>> parse("two [dogs on] grass").phrases
     (Phrase(text='dogs on', start=4, end=11, source='bracket'),)
     """
-    text, spans = _strip_brackets(query)
+    # Half a sign, as from a terminal of another encoding: no tokenizer or output could take it.
+    whole_signs = query.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    text, spans = _strip_brackets(whole_signs)
     source: Literal["bracket", "noun", "whole"] = "bracket"
     if not spans:
         spans, source = noun_spans(text[:MAX_PARSED]), "noun"
