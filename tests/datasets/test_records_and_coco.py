@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.painted import spot
-from xattn.datasets import HardNegative, NamedBox, Statement, load_dataset
+from xattn.datasets import HardNegative, NamedBox, Statement, load_dataset, read_dataset
 from xattn.errors import DataError
 
 
@@ -150,4 +151,34 @@ def test_what_is_no_dataset(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="another kind of file"):
         load_dataset(other)
     with pytest.raises(DataError, match="no captions"):
+        load_dataset(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"pos": None}, "'pos' to be a string"),
+        ({"neg": ["a dog"]}, "'neg' to be a string"),
+        ({"neg": "caf\udce9"}, "not UTF-8|surrogate"),
+        ({"id": "elsewhere"}, "no record has the id elsewhere"),
+        ({"votes": "many"}, "'>='"),
+        ({"label": 1}, "the key 'caption' is missing"),
+        ({"set": ...}, "the key 'set' is missing"),
+        (None, "expected an object"),
+    ],
+)
+def test_bad_hard_negatives_are_named(tmp_path: Path, change: dict[str, Any] | None, reason: str) -> None:
+    write_lines(tmp_path / "records.jsonl", [record_line(tmp_path, "1")])
+    good = {"id": 1, "set": "s", "kind": "k", "pos": "a cat", "neg": "a dog"}
+    bad = None if change is None else {**good, **change}
+    if bad is not None:
+        bad = {key: value for key, value in bad.items() if value is not ...}
+    lines = [json.dumps(line) for line in (good, bad, good)]
+    (tmp_path / "hard_negatives.jsonl").write_text("\n".join(lines), encoding="utf-8")
+    dataset = read_dataset(tmp_path)
+    assert len(dataset.hard_negatives) == 2
+    (entry,) = dataset.skipped
+    assert "hard_negatives.jsonl:2" in entry.where
+    assert re.search(reason, entry.reason)
+    with pytest.raises(DataError, match=r"hard_negatives\.jsonl:2"):
         load_dataset(tmp_path)
