@@ -20,7 +20,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from tests.datasets.test_datasets import photo
+from tests.datasets.photos import photo
 from xattn.cli import app
 from xattn.datasets import Dataset, read_dataset, splits_of
 from xattn.datasets.check import check_dataset
