@@ -10,6 +10,7 @@ import xattn
 NAMES = {
     # functions
     "attention_weights",
+    "ground",
     "load_model",
     "open",
     # classes

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from xattn.attention import attention_weights
-    from xattn.engine import Engine, IndexInfo
+    from xattn.engine import Engine, IndexInfo, ground
     from xattn.engine import open_index as open
     from xattn.errors import (
         CheckpointError,
@@ -74,6 +74,7 @@ __all__ = [
     "XattnError",
     "__version__",
     "attention_weights",
+    "ground",
     "load_model",
     "open",
 ]
@@ -81,7 +82,7 @@ __all__ = [
 _HOMES = {
     "attention": ("attention_weights",),
     "model.checkpoint": ("load_model",),
-    "engine": ("Engine", "IndexInfo", "open"),
+    "engine": ("Engine", "IndexInfo", "ground", "open"),
     "errors": (
         "CheckpointError",
         "DataError",

@@ -94,6 +94,12 @@ class RegionGrid:
             (self.sizes[picture],),
         )
 
+    def take(self, pictures: Sequence[int]) -> RegionGrid:
+        """These pictures, in the order given."""
+        chosen = torch.tensor(pictures, dtype=torch.long, device=self.regions.device)
+        sizes = tuple(self.sizes[picture] for picture in pictures)
+        return RegionGrid(self.regions[chosen], self.pooled[chosen], sizes)
+
     @classmethod
     def stack(cls, grids: Sequence[RegionGrid]) -> RegionGrid:
         """Joins batches into one, padding each to the largest R. `grids` must not be empty."""

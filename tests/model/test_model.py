@@ -107,3 +107,18 @@ def test_region_grids_stack_and_split(images: RegionGrid) -> None:
     assert stacked.mask.sum(1).tolist() == [h * w for h, w in stacked.sizes]
     with pytest.raises(ValueError, match="disagree"):
         RegionGrid(images.regions, images.pooled, images.sizes[:1])
+
+
+def test_of_nothing_comes_nothing() -> None:
+    model = color_model()
+    assert len(model.encode_images([])) == 0
+    assert model.ground(paint((5, 7), "red"), []) == []
+
+
+def test_pictures_are_taken_in_the_order_given() -> None:
+    model = color_model()
+    grid = model.encode_images([paint((5, 7), "red"), paint((7, 5), "blue"), paint((6, 6), "green")])
+    taken = grid.take([2, 0])
+    assert taken.sizes == (grid.sizes[2], grid.sizes[0])
+    torch.testing.assert_close(taken.regions, grid.regions[[2, 0]])
+    assert len(grid.take([])) == 0

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -127,9 +126,12 @@ def ground(
     """
     if output is not None:
         _check_output(output, image, force)
-    # An engine lives on an index; this picture is not to become part of the user's.
-    with TemporaryDirectory(prefix="xattn-") as scratch, opened(Path(scratch), model) as engine:
-        groundings = engine.ground(image, text)
+    with progress.loading(model):
+        from xattn.engine import ground as ground_text
+        from xattn.model.checkpoint import load_model
+
+        loaded = load_model(model)
+    groundings = ground_text(image, text, loaded)
     if output is not None:
         _save_overlay(image, groundings[1:] or groundings, output)
     if as_json:

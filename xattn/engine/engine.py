@@ -27,13 +27,14 @@ from torch.nn import functional as F
 
 from xattn import images
 from xattn.engine.add import add_pictures
+from xattn.engine.grounding import ground, groundable
+from xattn.engine.ranking import Ranked, rank
 from xattn.errors import QueryError
 from xattn.index import ExactIndex, Index
 from xattn.model import XAttnModel
-from xattn.query import parse
 from xattn.store import Store
-from xattn.store.schema import FORMAT_VERSION, Identity, Picture
-from xattn.types import AddReport, Grounding, Hit, Phrase, Progress, RegionGrid, Size
+from xattn.store.schema import FORMAT_VERSION, Content, Identity, Picture
+from xattn.types import AddReport, Grounding, Hit, Progress, RegionGrid
 
 SCORED_AT_ONCE = 128
 """Pictures whose regions are in memory together: at 300 × 256 float32 regions 39 MB."""
@@ -188,26 +189,15 @@ class Engine:
             raise QueryError(f"k must be at least 1, got {k}")
         if candidates is not None and candidates < 1:
             raise QueryError(f"candidates must be at least 1, got {candidates}")
-        phrases = _groundable(text)
+        phrases = groundable(text)
         embeddings = self.model.encode_texts([phrase.text for phrase in phrases])
         num_candidates = max(k, max(100, 4 * k) if candidates is None else candidates)
-        best = self._rank(self._candidates(embeddings[:1], num_candidates), embeddings[:1])[:k]
-        return self._hits(best, phrases, embeddings)
+        ids = self._candidates(embeddings[:1], num_candidates)
+        return self._hits(rank(self.model, self._regions(ids), phrases, embeddings, k))[:k]
 
     def ground(self, image: Path | str | Image.Image, text: str) -> list[Grounding]:
-        """Finds a text in one picture, which need not be in the index: the whole text first, then its
-        phrases, if it has parts.
-
-        image: a file, or a picture in memory. Boxes are in pixels of the upright original.
-        Raises QueryError if the text is empty, ImageError if the picture cannot be read.
-        """
-        phrases = _groundable(text)
-        if isinstance(image, Image.Image):
-            picture = images.upright(image)
-            size = (picture.height, picture.width)
-        else:
-            picture, size = images.load(Path(image), at_least=self.model.vision.longest_side)
-        return self.model.ground_regions(self.model.encode_images([picture]), phrases, [size])[0]
+        """`xattn.ground` with this engine's model: the picture need not be in the index."""
+        return ground(image, text, self.model)
 
     def _sync(self) -> None:
         """Brings the index in step with the catalogue, which this or another process may have changed."""
@@ -241,37 +231,19 @@ class Engine:
         hubness = self.model.hubness.of_pictures(vectors.to(self.model.device)).cpu()
         return torch.cat([vectors, -hubness[:, None]], 1).numpy()
 
-    def _rank(self, content_ids: Sequence[int], query: Float[Tensor, "1 D"]) -> list[Picture]:
-        """The pictures that have these contents, best score first, equal scores by id."""
-        scores: dict[int, float] = {}
+    def _regions(self, content_ids: Sequence[int]) -> Iterator[tuple[Sequence[Content], RegionGrid]]:
+        """Contents with their stored regions, some at a time."""
         for chunk in _chunks(content_ids, SCORED_AT_ONCE):
             contents, regions = self._store.read(chunk)
             if contents:
-                found = self.model.score(self._on_device(regions), query)[:, 0].tolist()
-                scores.update(zip((content.content_id for content in contents), found, strict=True))
-        pictures = self._store.catalogue.pictures_of(scores)
-        return sorted(pictures, key=lambda picture: (-scores[picture.content_id], picture.picture_id))
+                yield contents, self._on_device(regions)
 
-    def _hits(
-        self, pictures: Sequence[Picture], phrases: Sequence[Phrase], embeddings: Float[Tensor, "N D"]
-    ) -> list[Hit]:
-        grounded: dict[int, tuple[Size, list[Grounding]]] = {}
-        for chunk in _chunks(dict.fromkeys(picture.content_id for picture in pictures), SCORED_AT_ONCE):
-            contents, regions = self._store.read(chunk)
-            if not contents:
-                continue
-            sizes = [content.size for content in contents]
-            found = self.model.ground_regions(self._on_device(regions), phrases, sizes, embeddings)
-            for content, groundings in zip(contents, found, strict=True):
-                grounded[content.content_id] = content.size, groundings
-        # Another process may have removed a picture since it was ranked.
-        still_there = [picture for picture in pictures if picture.content_id in grounded]
-        # Again: in a batch of another shape the same score may differ in its last bit.
-        still_there.sort(key=lambda p: (-grounded[p.content_id][1][0].score, p.picture_id))
-        return [
-            _hit(rank, picture, *grounded[picture.content_id])
-            for rank, picture in enumerate(still_there, 1)
-        ]
+    def _hits(self, ranked: Sequence[Ranked]) -> list[Hit]:
+        """The pictures that have these contents, best score first, equal scores by id."""
+        by_content = {entry.content.content_id: entry for entry in ranked}
+        pictures = self._store.catalogue.pictures_of(by_content)
+        pictures.sort(key=lambda p: (-by_content[p.content_id].score, p.picture_id))
+        return [_hit(rank, p, by_content[p.content_id]) for rank, p in enumerate(pictures, 1)]
 
     def _on_device(self, grid: RegionGrid) -> RegionGrid:
         device = self.model.device
@@ -280,30 +252,18 @@ class Engine:
         return RegionGrid(grid.regions.to(device), grid.pooled.to(device), grid.sizes)
 
 
-def _hit(rank: int, picture: Picture, size: Size, groundings: list[Grounding]) -> Hit:
-    whole, *parts = groundings
+def _hit(rank: int, picture: Picture, ranked: Ranked) -> Hit:
+    whole, *parts = ranked.groundings
     return Hit(
         rank=rank,
         picture_id=picture.picture_id,
         path=picture.path,
-        size=size,
+        size=ranked.content.size,
         score=whole.score,
         probability=whole.probability,
         whole=whole,
         phrases=tuple(parts),
     )
-
-
-def _groundable(text: str) -> list[Phrase]:
-    """The whole text, then its phrases, unless the only one is the whole text."""
-    query = parse(text)
-    stripped = query.text.strip()
-    if not stripped:
-        raise QueryError("the query is empty: describe what to look for, such as 'a dog on a beach'")
-    start = query.text.index(stripped)
-    whole = Phrase(stripped, start, start + len(stripped), "whole")
-    parts = [phrase for phrase in query.phrases if phrase.text != stripped]
-    return [whole, *parts]
 
 
 def _as_list(paths: Path | str | Sequence[Path | str]) -> list[Path]:

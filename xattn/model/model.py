@@ -21,8 +21,8 @@ from torch import Tensor, nn
 
 from xattn.attention import CrossAttention
 from xattn.encoders import Frames, TextEncoder, VisionEncoder
-from xattn.geometry import boxes_from_map
-from xattn.model.calibration import MOST_NULL, Calibration
+from xattn.model.calibration import Calibration
+from xattn.model.grounding import Examined
 from xattn.model.hubness import Hubness
 from xattn.types import Grounding, Phrase, RegionGrid, Size
 
@@ -82,7 +82,10 @@ class XAttnModel(nn.Module):
         return self.vision(batch)
 
     def encode_images(self, pictures: Sequence[Image.Image]) -> RegionGrid:
-        """Region grids of upright RGB pictures, in the order given."""
+        """Region grids of upright RGB pictures, in the order given; of none an empty batch."""
+        if not pictures:
+            none = torch.zeros(0, self.dim, device=self.device)
+            return RegionGrid(none[:, None], none, ())
         return self.encode_frames([self.preprocess(picture) for picture in pictures])
 
     @torch.inference_mode()
@@ -113,6 +116,8 @@ class XAttnModel(nn.Module):
 
     def ground(self, image: Image.Image, phrases: Sequence[str | Phrase]) -> list[Grounding]:
         """Finds each phrase in one upright RGB picture. Boxes are in its pixels."""
+        if not phrases:
+            return []
         named = [p if isinstance(p, Phrase) else Phrase(p, 0, len(p), "whole") for p in phrases]
         size = (image.height, image.width)
         return self.ground_regions(self.encode_images([image]), named, [size])[0]
@@ -131,42 +136,25 @@ class XAttnModel(nn.Module):
         """
         if embeddings is None:
             embeddings = self.encode_texts([phrase.text for phrase in phrases])
+        return self.examine(images, embeddings).groundings(phrases, sizes, self.calibration)
+
+    @torch.inference_mode()
+    def examine(self, images: RegionGrid, embeddings: Float[Tensor, "N D"]) -> Examined:
+        """Every addend of the score of every picture and text. embeddings: of the texts, unit norm."""
         c = self.calibration
         explained = self.attention.explain(images.regions, embeddings, images.mask)
+        pooled, hubness = images.pooled @ embeddings.T, self.hubness(images.pooled, embeddings)
         attended_scale = c.logit_scale * (1 - c.pooled_weight)
-        contributions = (explained.contributions * attended_scale).cpu().numpy()
-        null = (explained.null_contribution * attended_scale).tolist()
-        pooled = (images.pooled @ embeddings.T * c.logit_scale * c.pooled_weight).tolist()
-        hubness = self.hubness(images.pooled, embeddings)
-        scores = self.combine(explained.cosine, images.pooled @ embeddings.T, hubness)
-        typical = (-c.logit_scale * hubness).tolist()
-        parts = torch.tensor([phrase.source != "whole" for phrase in phrases], device=scores.device)
-        likely = torch.where(parts, c.phrase_scale * scores + c.phrase_bias, scores).sigmoid()
-        probabilities = likely.tolist()
-        weights = explained.weights.cpu().numpy()
-        null_weights = explained.null_weight.tolist()
-        # A whole text is what was searched: how well it matches is what the ranking says.
-        missing = (parts & (likely < c.phrase_below)) | (explained.null_weight > MOST_NULL)
-        found = (~missing).tolist()
-
-        def grounding(b: int, n: int) -> Grounding:
-            height, width = images.sizes[b]
-            grid = weights[b, n, : height * width].reshape(height, width)
-            return Grounding(
-                phrase=phrases[n],
-                weights=grid,
-                null_weight=null_weights[b][n],
-                contributions=contributions[b, n, : height * width].reshape(height, width),
-                rest={
-                    "null": null[b][n],
-                    "pooled": pooled[b][n],
-                    "hubness": typical[b][n],
-                    "bias": c.logit_bias,
-                },
-                score=scores[b, n].item(),
-                probability=probabilities[b][n],
-                boxes=boxes_from_map(grid, sizes[b]),
-                found=found[b][n],
-            )
-
-        return [[grounding(b, n) for n in range(len(phrases))] for b in range(len(images))]
+        return Examined(
+            weights=explained.weights,
+            null_weight=explained.null_weight,
+            contributions=explained.contributions * attended_scale,
+            rest={
+                "null": explained.null_contribution * attended_scale,
+                "pooled": pooled * (c.logit_scale * c.pooled_weight),
+                "hubness": -c.logit_scale * hubness,
+                "bias": torch.full_like(pooled, c.logit_bias),
+            },
+            scores=self.combine(explained.cosine, pooled, hubness),
+            sizes=images.sizes,
+        )
