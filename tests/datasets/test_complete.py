@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -49,8 +48,8 @@ def test_json_lines_and_splits(tmp_path: Path) -> None:
         load_dataset(tmp_path, "dev")
 
 
-@pytest.mark.skipif(find_spec("pyarrow") is not None, reason="pyarrow is installed")
-def test_parquet_without_its_package(tmp_path: Path) -> None:
+def test_parquet_without_its_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("xattn.datasets.parquet.find_spec", lambda _: None)
     (tmp_path / "x.parquet").write_bytes(b"PAR1")
     with pytest.raises(MissingExtra, match=r"xattn\[data\]"):
         load_dataset(tmp_path / "x.parquet")
