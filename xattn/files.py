@@ -1,11 +1,32 @@
-"""Files that are written whole or not at all."""
+"""Files that are written whole or not at all, and where a user's files of xattn lie."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+
+import platformdirs
+
+
+def user_data_dir() -> Path:
+    """For what must stay, such as indexes. Begins with ~ where the system knows no home directory."""
+    return _absolute(platformdirs.user_data_path, Path("~/.local/share/xattn"))
+
+
+def user_cache_dir() -> Path:
+    """For what can be made again. Begins with ~ where the system knows no home directory."""
+    return _absolute(platformdirs.user_cache_path, Path("~/.cache/xattn"))
+
+
+def _absolute(directory: Callable[..., Path], otherwise: Path) -> Path:
+    """A relative XDG_DATA_HOME is invalid: it would be another folder in each working directory."""
+    try:
+        path = directory("xattn", appauthor=False)
+    except RuntimeError:  # newer versions of platformdirs, without a home directory
+        return otherwise
+    return path if path.is_absolute() else otherwise
 
 
 @contextmanager

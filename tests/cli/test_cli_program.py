@@ -12,7 +12,7 @@ import pytest
 from tests.cli_runs import GRID, RED, failed, indexed_fixture, load_model_fixture, photos_fixture, run  # noqa: F401  fixtures
 from tests.color_model import paint
 from xattn import __version__
-from xattn.cli import common
+from xattn.files import user_data_dir
 
 # --- errors ---------------------------------------------------------------------------------------------
 
@@ -128,11 +128,44 @@ def test_version():
 
 @pytest.mark.skipif(sys.platform in ("win32", "darwin"), reason="where Linux keeps a program's data")
 @pytest.mark.parametrize(
-    ("given", "expected"), [("/data", "/data"), ("relative", "~/.local/share"), ("", "~/.local/share")]
+    ("given", "expected"),
+    [("/data", "/data"), ("relative", "~/.local/share"), ("", "~/.local/share"), (None, "~/.local/share")],
 )
 def test_where_the_index_is(given, expected, monkeypatch):
-    monkeypatch.setenv("XDG_DATA_HOME", given)
-    assert common.data_dir() == expected
+    if given is None:
+        monkeypatch.delenv("XDG_DATA_HOME", raising=False)
+    else:
+        monkeypatch.setenv("XDG_DATA_HOME", given)
+    assert user_data_dir().expanduser() == Path(expected, "xattn").expanduser()
+
+
+POSIX = {"LC_ALL": "POSIX", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+
+
+@pytest.mark.skipif(sys.platform in ("win32", "darwin"), reason="names are Unicode there in any locale")
+@pytest.mark.parametrize("name", ["café am Meer.jpg", "猫.jpg", "\U0001f408.jpg"])
+def test_names_in_utf8_are_read_in_a_posix_locale(name, tmp_path):
+    code = (
+        "import sys; from xattn.cli.startup import ensure_utf8_names\n"
+        "ensure_utf8_names(); print(ascii(sys.argv[1]))"
+    )
+    command = [sys.executable, "-c", code, name]
+    env = {**os.environ, **POSIX}
+    assert subprocess.check_output(command, env=env, text=True).strip() == ascii(name)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="a folder in use cannot be deleted there")
+@pytest.mark.parametrize(
+    "command", [("info",), ("models",), ("search", "a dog", "--index", "/x"), ("data", "check", "x")]
+)
+def test_a_deleted_working_directory_is_told(command, tmp_path, monkeypatch):
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    monkeypatch.chdir(gone)
+    gone.rmdir()
+    result = run(*command)
+    assert result.exit_code == 1
+    assert "working directory no longer exists" in result.stderr
 
 
 def test_output_that_its_encoding_cannot_hold():

@@ -331,12 +331,12 @@ def test_a_full_disk_is_no_fault_of_the_data(
 def test_no_home_and_no_cache(
     tmp_path: Path, pictures: list[bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def no_home() -> Path:
-        raise RuntimeError("Could not determine home directory.")
+    def no_entry(number: int) -> None:
+        raise KeyError(f"getpwuid(): uid not found: {number}")
 
-    monkeypatch.delenv("XATTN_CACHE")
-    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
-    monkeypatch.setattr(Path, "home", no_home)
+    for name in ("XATTN_CACHE", "XDG_CACHE_HOME", "HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr("pwd.getpwuid", no_entry)
     with pytest.raises(DataError, match="XATTN_CACHE"):
         read(tmp_path / "d.tar", tar(("a.png", pictures[0])))
 

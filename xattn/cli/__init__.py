@@ -12,6 +12,7 @@ from io import TextIOWrapper
 # Each defines its commands; help lists them in this order.
 from xattn.cli import search, models, exchange, train, data  # noqa: F401
 from xattn.cli.common import app
+from xattn.cli.startup import ensure_utf8_names
 
 # isort: on
 from xattn.allocator import keep_freed_memory
@@ -21,6 +22,7 @@ __all__ = ["app", "main"]
 
 def main() -> None:
     """The entry point of `xattn` and `python -m xattn`."""
+    ensure_utf8_names()
     keep_freed_memory()
     if sys.stdout is None:  # closed by whoever started the program
         sys.exit("xattn: standard output is closed; send it to a file or to /dev/null")

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,7 +13,9 @@ from typer.core import TyperGroup
 
 from xattn import __version__
 from xattn.cli import progress, terminal
+from xattn.cli.startup import check_working_directory
 from xattn.errors import StoreError, XattnError
+from xattn.files import user_data_dir
 
 if TYPE_CHECKING:
     from xattn.engine import Engine
@@ -53,17 +53,7 @@ app = typer.Typer(
 )
 
 
-def data_dir() -> str:
-    """Where the system keeps what programs store for a user."""
-    if sys.platform == "win32":
-        return os.environ.get("LOCALAPPDATA", "~/AppData/Local")
-    if sys.platform == "darwin":
-        return "~/Library/Application Support"
-    given = os.environ.get("XDG_DATA_HOME", "")
-    return given if os.path.isabs(given) else "~/.local/share"
-
-
-DEFAULT_INDEX = Path(data_dir(), "xattn", "index")
+DEFAULT_INDEX = user_data_dir() / "index"
 """One index for all of a user's pictures, found from whichever folder a command is given in."""
 
 IndexDir = Annotated[
@@ -107,6 +97,7 @@ def _xattn(
     ] = False,
 ) -> None:
     """Search pictures by text, and see where in each picture each part of the text was found."""
+    check_working_directory()
     from rich.logging import RichHandler
 
     plain = RichHandler(console=terminal.err, show_time=False, show_level=False, show_path=False)

@@ -12,7 +12,6 @@ import json
 import os
 import re
 import shutil
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -24,6 +23,7 @@ from typing import Any
 from xattn.datasets.base import Dataset, Record, SkippedEntry, Tally, count_blank, distinct
 from xattn.datasets.columns import picture_name
 from xattn.errors import DataError
+from xattn.files import user_cache_dir
 
 VERSION = 2
 """Of the files below; others are written out again."""
@@ -151,19 +151,11 @@ def cache_dir() -> Path:
     if given:
         return Path(given)
     try:
-        return _user_cache_dir()
+        return user_cache_dir().expanduser()
     except RuntimeError as error:
         raise DataError(
             f"There is no directory for a cache ({error}): set the variable XATTN_CACHE."
         ) from error
-
-
-def _user_cache_dir() -> Path:
-    if sys.platform == "darwin":
-        return Path.home() / "Library" / "Caches" / "xattn"
-    if sys.platform == "win32":
-        return Path(os.environ.get("LOCALAPPDATA", Path.home() / "AppData" / "Local"), "xattn", "cache")
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "xattn")
 
 
 def unpacked(identity: str, fill: Callable[[Unpacking], None]) -> Path:
