@@ -121,6 +121,23 @@ def test_help_lists_the_commands_and_imports_nothing_heavy(tmp_path):
     assert not imported & {"torch", "numpy", "PIL", "faiss", "gradio", "textblob", "scipy"}
 
 
+@pytest.mark.parametrize("name", ["openclip:ViT-B-32/laion2b_s34b_b79k", "hf-hub:laion/CLIP-ViT-B-32"])
+def test_a_model_that_would_be_downloaded_without_a_network(name, tmp_path):
+    paint(GRID, "blue", {}).save(tmp_path / "a.png")
+    hub = "http://127.0.0.1:9"  # nothing listens there
+    result = subprocess.run(
+        [sys.executable, "-m", "xattn", "ground", tmp_path / "a.png", "a dog", "--model", name],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "HF_ENDPOINT": hub, "HF_HUB_OFFLINE": "0", "HF_HOME": str(tmp_path)},
+    )
+    assert result.returncode == 1
+    message = result.stderr.strip()
+    assert len(message.splitlines()) == 1  # none of a retry
+    assert message.startswith(f"xattn: {name.partition(':')[2]} is not on this machine")
+    assert hub in message
+
+
 def test_version():
     result = run("--version")
     assert result.stdout == f"xattn {__version__}\n"

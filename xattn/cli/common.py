@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -100,8 +101,12 @@ def _xattn(
     check_working_directory()
     from rich.logging import RichHandler
 
-    plain = RichHandler(console=terminal.err, show_time=False, show_level=False, show_path=False)
-    logging.basicConfig(handlers=[plain], format="%(message)s")
+    handler = RichHandler(console=terminal.err, show_time=False, show_level=False, show_path=False)
+    if not debug:
+        # What other libraries report, such as each try of a download, ends in one message of this program.
+        handler.addFilter(lambda record: record.name.startswith("xattn"))
+        os.environ.setdefault("HF_HUB_VERBOSITY", "error")
+    logging.basicConfig(handlers=[handler], format="%(message)s")
     logging.getLogger("xattn").setLevel(logging.DEBUG if debug else logging.WARNING)
 
 

@@ -22,12 +22,14 @@ from typing import Any
 
 import open_clip
 import timm
+from huggingface_hub import constants
 from open_clip.coca_model import CoCa
 from open_clip.model import CLIP, CustomTextCLIP
 from open_clip.pretrained import get_pretrained_cfg
 from open_clip.tokenizer import HFTokenizer
 from torch import nn
 
+from xattn.encoders.openclip.hub import reachable_hub
 from xattn.errors import CheckpointError, MissingExtra, ModelNotFound
 
 
@@ -117,6 +119,21 @@ def load_clip(source: Source) -> Loaded:
     damaged or of another architecture, MissingExtra if the tokenizer needs a package that is not installed.
     """
     described = str(source.file or source.directory or source.hub or f"{source.arch}/{source.tag}")
+    if source.file is not None or source.directory is not None:
+        return _load_parts(source, described)
+    with reachable_hub() as reachable:
+        try:
+            return _load_parts(source, described)
+        except ModelNotFound as error:
+            if reachable:
+                raise
+            raise ModelNotFound(
+                f"{described} is not on this machine, and {constants.ENDPOINT} does not answer. Connect to "
+                "the network, or name a file on this disk: openclip:ARCH@FILE"
+            ) from error
+
+
+def _load_parts(source: Source, described: str) -> Loaded:
     tag_config = get_pretrained_cfg(source.arch, source.tag) if source.tag else {}
     try:
         model_config: dict[str, Any] = open_clip.get_model_config(source.identifier)
