@@ -143,7 +143,8 @@ class Hit:
     """One picture of a search result.
 
     rank counts from 1; `score` ranks; `whole` grounds the whole query and has whole.score == score;
-    `phrases` ground its parts (empty when the query is one phrase); `size` is that of the upright original.
+    `phrases` ground its parts (empty when the query is one phrase); `size` is that of the upright original;
+    `copies` are the other files of the same content, by age in the index.
     """
 
     rank: int
@@ -154,6 +155,7 @@ class Hit:
     probability: float
     whole: Grounding
     phrases: tuple[Grounding, ...] = ()
+    copies: tuple[Path, ...] = ()
 
     @property
     def groundings(self) -> tuple[Grounding, ...]:
@@ -171,13 +173,18 @@ class Skipped:
 
 @dataclass(slots=True)
 class AddReport:
-    """What `Engine.add` did, file by file."""
+    """What `Engine.add` did, file by file.
+
+    absent: files that are not there, but may come back, as on a drive that is not mounted; they stay in
+    the index. seconds: of the whole run.
+    """
 
     added: list[Path] = field(default_factory=list)
     updated: list[Path] = field(default_factory=list)
     unchanged: list[Path] = field(default_factory=list)
     moved: list[tuple[Path, Path]] = field(default_factory=list)
     removed: list[Path] = field(default_factory=list)
+    absent: list[Path] = field(default_factory=list)
     skipped: list[Skipped] = field(default_factory=list)
     seconds: float = 0.0
 

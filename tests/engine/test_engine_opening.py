@@ -14,6 +14,7 @@ from tests.engine_photos import GRID, check_sums, engine_fixture, found, model_f
 from xattn.engine import Engine, add, open_index
 from xattn.errors import IndexBusy, IndexMismatch
 from xattn.model import XAttnModel
+from xattn.store.schema import FORMAT_VERSION
 from xattn.types import Progress
 
 
@@ -23,7 +24,7 @@ def test_info_tells_what_is_stored(engine: Engine, photos: Path, model: XAttnMod
     assert (info.num_pictures, info.num_regions, info.dim) == (3, 35 + 35 + 36, 32)
     assert (info.model_name, info.fingerprint) == ("colors", model.fingerprint)
     assert info.num_bytes > info.num_regions * info.dim * 2
-    assert info.format_version == 1
+    assert info.format_version == FORMAT_VERSION
 
 
 def test_an_index_is_the_same_after_reopening(photos: Path, tmp_path: Path, model: XAttnModel) -> None:

@@ -1,13 +1,15 @@
 """The index directory: what is written is read, of any shape and name, and space is reclaimed."""
 
 import os
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from tests.stores import GRIDS, MODEL, check, content, file, fill, shards
-from xattn.store import Store
+from xattn.store import CATALOGUE, Store
 
 # --- what is written is read ------------------------------------------------------------------------
 
@@ -162,3 +164,20 @@ def test_reclaiming_keeps_content_that_another_file_still_has(tmp_path: Path) ->
         store.forget([file(1, "copy").path])
         store.reclaim()
     assert check(store) == [1]
+
+
+def test_an_index_of_the_first_format_opens_with_all_that_it_holds(tmp_path: Path) -> None:
+    """Its files are read once more, since their inodes and ctimes are unknown."""
+    store = Store(tmp_path, MODEL)
+    fill(store, range(3))
+    store.close()
+    with closing(sqlite3.connect(tmp_path / CATALOGUE)) as db:
+        for column in ("ctime_ns", "inode"):
+            db.execute(f"ALTER TABLE pictures DROP COLUMN {column}")
+        db.execute("PRAGMA user_version = 1")
+        db.commit()
+    store = Store(tmp_path, MODEL)
+    assert check(store) == [0, 1, 2]
+    known = store.catalogue.file(file(1).path)
+    assert known is not None
+    assert (known[1].ctime_ns, known[1].inode) == (0, 0)

@@ -16,6 +16,7 @@ from tests.stores import MODEL, check, file, fill, shards
 from xattn.errors import IndexBusy, IndexMismatch, StoreError
 from xattn.store import CATALOGUE, Store
 from xattn.store.catalogue import Catalogue
+from xattn.store.schema import FORMAT_VERSION
 
 # --- crashes ----------------------------------------------------------------------------------------
 
@@ -167,7 +168,9 @@ def test_a_newer_format_is_refused(tmp_path: Path) -> None:
     Store(tmp_path, MODEL).close()
     with sqlite3.connect(tmp_path / CATALOGUE) as db:
         db.execute("PRAGMA user_version = 99")
-    with pytest.raises(IndexMismatch, match=r"format is 99, this version reads up to 1\. Upgrade"):
+    with pytest.raises(
+        IndexMismatch, match=rf"format is 99, this version reads up to {FORMAT_VERSION}\. Upgrade"
+    ):
         Store(tmp_path, MODEL)
 
 

@@ -46,11 +46,17 @@ def index(
         int | None,
         typer.Option(min=1, help="Pictures that are encoded together; by default what suits the device."),
     ] = None,
+    prune: Annotated[
+        bool, typer.Option("--prune", help="Remove pictures whose whole folder is not there, too.")
+    ] = False,
+    reread: Annotated[
+        bool, typer.Option("--reread", help="Read every file again, also those with unchanged dates.")
+    ] = False,
 ) -> None:
     """Make pictures findable, or bring the index up to date with them.
 
     Only what is new or changed is encoded. An interrupted run loses a few seconds of work at most: give
-    the same command again.
+    the same command again. Pictures out of reach, as on a drive that is not mounted, stay in the index.
     """
     with opened(index_dir, model, create=True) as engine:
         try:
@@ -59,7 +65,7 @@ def index(
                 def show(progress: Progress) -> None:
                     bar.update("indexing", progress.done, progress.total)
 
-                report = engine.add(paths, progress=show, batch_size=batch_size)
+                report = engine.add(paths, progress=show, batch_size=batch_size, prune=prune, reread=reread)
         except KeyboardInterrupt:
             terminal.err.print(f"Interrupted; {len(engine)} pictures can be found so far.")
             raise typer.Exit(INTERRUPTED) from None

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import sys
 import unicodedata
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,6 +24,10 @@ if TYPE_CHECKING:
 
 out = Console(highlight=False, emoji=False, markup=False, soft_wrap=True)
 err = Console(highlight=False, emoji=False, markup=False, soft_wrap=True, stderr=True)
+
+
+ABSENT_FOLDERS = 10
+"""Of a drive that is not there, so many folders are named."""
 
 
 def is_interactive() -> bool:
@@ -42,8 +47,13 @@ def print_report(report: AddReport, num_pictures: int, index_dir: Path) -> None:
     """What `Engine.add` did: each skipped file with its reason, then the sums."""
     for skipped in report.skipped:
         out.print(f"skipped {plain(skipped.path)}: {plain(skipped.reason)}")
-    kinds = ("added", "updated", "moved", "removed", "unchanged", "skipped")
+    kinds = ("added", "updated", "moved", "removed", "unchanged", "absent", "skipped")
     counts = ", ".join(f"{len(getattr(report, kind))} {kind}" for kind in kinds if getattr(report, kind))
+    absent = sorted(Counter(path.parent for path in report.absent).items())
+    for folder, number in absent[:ABSENT_FOLDERS]:
+        out.print(f"{number} pictures of {plain(folder)} are not there now; kept; `--prune` removes them")
+    if more := absent[ABSENT_FOLDERS:]:
+        out.print(f"so are {sum(number for _, number in more)} pictures of {len(more)} other folders")
     out.print(f"{counts or 'no pictures found'}, in {report.seconds:.1f} s")
     out.print(f"{num_pictures} pictures can be found in the index at {plain(index_dir)}")
 
@@ -54,7 +64,8 @@ def print_hits(hits: Sequence[Hit]) -> None:
 
     for hit in hits:
         line = Text(f"{hit.rank:>3}  ").append(f"{hit.probability:>5.0%}", style="bold")
-        out.print(line.append(f"  {plain(hit.path)}"))
+        copies = f"  (and {len(hit.copies)} of the same content)" if hit.copies else ""
+        out.print(line.append(f"  {plain(hit.path)}").append(copies, style="dim"))
         if hit.phrases:
             parts = (f"{plain(part.phrase.text)} {part.probability:.0%}" for part in hit.phrases)
             out.print(Text(f"{'':12}{', '.join(parts)}", style="dim"))

@@ -10,7 +10,6 @@ few seconds of encoded ones.
 from __future__ import annotations
 
 import hashlib
-import os
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -22,6 +21,7 @@ import torch
 
 from xattn import images
 from xattn.encoders import Frames
+from xattn.engine.absence import deleted_and_absent, is_gone
 from xattn.errors import ImageError
 from xattn.model import XAttnModel
 from xattn.store import NewContent, NewFile, Store
@@ -71,17 +71,20 @@ def add_pictures(
     progress: Callable[[Progress], None] | None,
     batch_size: int | None,
     max_pixels: int,
+    prune: bool,
+    reread: bool,
 ) -> AddReport:
     """Brings the store in step with the files at and below `roots`, which are absolute.
 
     batch_size: pictures encoded together, None for the device's usual; less where memory does not suffice.
+    prune: remove absent files, too; reread: hash every file, also those whose state is as stored.
     If anything raises, KeyboardInterrupt included, what was committed until then stays.
     Raises IndexBusy if someone else is writing, ImageError if a root does not exist.
     """
     started = time.monotonic()
     with store.writing():
-        addition = _Addition(store, model, progress, batch_size, max_pixels)
-        report = addition.run(roots)
+        addition = _Addition(store, model, progress, batch_size, max_pixels, reread=reread)
+        report = addition.run(roots, prune)
     report.seconds = time.monotonic() - started
     return report
 
@@ -96,12 +99,15 @@ class _Addition:
         progress: Callable[[Progress], None] | None,
         batch_size: int | None,
         max_pixels: int,
+        *,
+        reread: bool,
     ) -> None:
         self._store = store
         self._model = model
         self._progress = progress
         self._batch_size = batch_size or (BATCH_SIZE_CUDA if model.device.type == "cuda" else BATCH_SIZE)
         self._max_pixels = max_pixels
+        self._reread = reread
         self._report = AddReport()
         self._hashes = (
             store.catalogue.hashes()
@@ -115,7 +121,7 @@ class _Addition:
         self._done = 0
         self._total = 0
 
-    def run(self, roots: Sequence[Path]) -> AddReport:
+    def run(self, roots: Sequence[Path], prune: bool) -> AddReport:
         paths: list[Path] = []
         for found in images.scan(roots):
             if isinstance(found, Skipped):
@@ -130,7 +136,7 @@ class _Addition:
             if self._commit_is_due():
                 self._commit()
         self._commit()
-        self._forget_vanished(roots, set(paths))
+        self._forget_vanished(roots, set(paths), prune)
         return self._report
 
     # --- ahead of the encoder -------------------------------------------------------------------------
@@ -151,7 +157,7 @@ class _Addition:
             pool.shutdown(cancel_futures=True)
 
     def _start(self, path: Path, pool: ThreadPoolExecutor) -> _Outcome | Future[_Outcome]:
-        known = self._store.catalogue.file(path)
+        known = None if self._reread else self._store.catalogue.file(path)
         if known is not None and _state(path) == known[1]:
             return _Unchanged(path)
         return pool.submit(self._read, path)
@@ -208,7 +214,7 @@ class _Addition:
         content_id = self._store.catalogue.content_id(read.content_hash)
         if content_id is not None:
             for picture in self._store.catalogue.pictures_of([content_id]):
-                if picture.path not in self._moved and _is_gone(picture.path):
+                if picture.path not in self._moved and is_gone(picture.path):
                     self._moved.add(picture.path)
                     self._report.moved.append((picture.path, read.path))
                     return picture.path
@@ -264,13 +270,16 @@ class _Addition:
             self._contents, self._files = [], []
         self._last_commit = time.monotonic()
 
-    def _forget_vanished(self, roots: Sequence[Path], scanned: set[Path]) -> None:
-        """Removes files that are no longer there from folders that are: a folder that is missing as a
-        whole may be a drive that is not mounted."""
+    def _forget_vanished(self, roots: Sequence[Path], scanned: set[Path], prune: bool) -> None:
+        """Removes deleted files, and with `prune` absent ones, too."""
         folders = [root for root in roots if root.is_dir()]
-        known = [path for folder in folders for path in self._store.catalogue.paths_at(folder)]
-        vanished = [path for path in known if path not in scanned and _is_gone(path)]
-        self._report.removed = sorted({*vanished, *self._outdated})
+        known = {path for folder in folders for path in self._store.catalogue.paths_at(folder)}
+        vanished = [path for path in sorted(known - scanned) if is_gone(path)]
+        deleted, absent = deleted_and_absent(known, scanned, vanished)
+        if prune:
+            deleted, absent = vanished, []
+        self._report.absent = absent
+        self._report.removed = sorted({*deleted, *self._outdated})
         if self._report.removed:
             self._store.forget(self._report.removed)
         self._store.reclaim()
@@ -290,14 +299,3 @@ def _state(path: Path) -> FileState | None:
         return FileState.of(path)
     except OSError:
         return None
-
-
-def _is_gone(path: Path) -> bool:
-    """True only where the system says so: an error such as a missing permission is no proof."""
-    try:
-        os.stat(path)
-    except (FileNotFoundError, NotADirectoryError):
-        return True
-    except OSError:
-        return False
-    return False

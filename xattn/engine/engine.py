@@ -11,6 +11,7 @@ reads the stored regions of each and scores it. No picture file is opened, no vi
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -28,6 +29,7 @@ from torch.nn import functional as F
 from xattn import images
 from xattn.engine.add import add_pictures
 from xattn.engine.grounding import ground, groundable
+from xattn.engine.places import indexed_at, located
 from xattn.engine.ranking import Ranked, rank
 from xattn.errors import QueryError
 from xattn.index import ExactIndex, Index
@@ -143,13 +145,18 @@ class Engine:
         progress: Callable[[Progress], None] | None = None,
         batch_size: int | None = None,
         max_pixels: int = images.MAX_PIXELS,
+        prune: bool = False,
+        reread: bool = False,
     ) -> AddReport:
         """Brings the index in step with picture files and folders (with all folders below them).
 
         New pictures are encoded; unchanged files are not read; moved files keep their vectors; files
-        that vanished from a given folder are removed. A file that cannot be indexed, such as one of more
-        than `max_pixels` pixels, is reported with the reason. Work is committed every few seconds: an
-        interrupted run loses at most that, and the next goes on from there.
+        deleted from a given folder are removed. Where a folder has none of its pictures or lost most of
+        many, they may be out of reach: they stay, as the report's `absent`, unless `prune` is set.
+        `reread` reads files whose size, times and inode are as stored, too.
+        A file that cannot be indexed, such as one of more than `max_pixels` pixels, is reported with the
+        reason. Work is committed every few seconds: an interrupted run loses at most that, and the next
+        goes on from there.
         `progress` is called on this thread, once for each file. `batch_size` pictures are encoded together,
         by default what suits the device; if a graphics card runs out of memory, half as many from then on.
         Raises IndexBusy if another process is writing, ImageError if one of `paths` does not exist.
@@ -157,21 +164,23 @@ class Engine:
         return add_pictures(
             self._store,
             self.model,
-            [_located(path) for path in _as_list(paths)],
+            [located(path) for path in _as_list(paths)],
             progress=progress,
             batch_size=batch_size,
             max_pixels=max_pixels,
+            prune=prune,
+            reread=reread,
         )
 
     def remove(self, paths: Path | str | Sequence[Path | str]) -> list[Path]:
         """Removes files, or all files below folders, from the index, never from the disk.
 
+        A path that a search returned, and a folder by its name or by that of a link to it, will do.
         Returns what was removed, in order; paths that were not in the index are not an error.
         Raises IndexBusy if another process is writing.
         """
         with self._store.writing():
-            known = {p for path in _as_list(paths) for p in self._store.catalogue.paths_at(_located(path))}
-            removed = sorted(known)
+            removed = indexed_at(self._store.catalogue, _as_list(paths))
             self._store.forget(removed)
             self._store.reclaim()
         return removed
@@ -180,6 +189,8 @@ class Engine:
 
     def search(self, text: str, k: int = 12, *, candidates: int | None = None) -> list[Hit]:
         """The k pictures that match `text` best, with maps of the whole text and of its phrases.
+
+        Files of one content are one hit, which lists them: `path` is there, if any is.
 
         `[brackets]` in the text mark phrases. candidates: how many pictures the first stage proposes to
         the second, at least k; by default 100 or 4·k, whichever is more.
@@ -193,7 +204,7 @@ class Engine:
         embeddings = self.model.encode_texts([phrase.text for phrase in phrases])
         num_candidates = max(k, max(100, 4 * k) if candidates is None else candidates)
         ids = self._candidates(embeddings[:1], num_candidates)
-        return self._hits(rank(self.model, self._regions(ids), phrases, embeddings, k))[:k]
+        return self._hits(rank(self.model, self._regions(ids), phrases, embeddings, k), k)
 
     def ground(self, image: Path | str | Image.Image, text: str) -> list[Grounding]:
         """`xattn.ground` with this engine's model: the picture need not be in the index."""
@@ -238,12 +249,14 @@ class Engine:
             if contents:
                 yield contents, self._on_device(regions)
 
-    def _hits(self, ranked: Sequence[Ranked]) -> list[Hit]:
-        """The pictures that have these contents, best score first, equal scores by id."""
-        by_content = {entry.content.content_id: entry for entry in ranked}
-        pictures = self._store.catalogue.pictures_of(by_content)
-        pictures.sort(key=lambda p: (-by_content[p.content_id].score, p.picture_id))
-        return [_hit(rank, p, by_content[p.content_id]) for rank, p in enumerate(pictures, 1)]
+    def _hits(self, ranked: Sequence[Ranked], k: int) -> list[Hit]:
+        """The k best of the contents that files have, best score first, equal scores by id."""
+        files: dict[int, list[Picture]] = {}
+        for picture in self._store.catalogue.pictures_of(entry.content.content_id for entry in ranked):
+            files.setdefault(picture.content_id, []).append(picture)
+        shown = [entry for entry in ranked if entry.content.content_id in files]
+        shown.sort(key=lambda entry: (-entry.score, files[entry.content.content_id][0].picture_id))
+        return [_hit(i, files[entry.content.content_id], entry) for i, entry in enumerate(shown[:k], 1)]
 
     def _on_device(self, grid: RegionGrid) -> RegionGrid:
         device = self.model.device
@@ -252,27 +265,26 @@ class Engine:
         return RegionGrid(grid.regions.to(device), grid.pooled.to(device), grid.sizes)
 
 
-def _hit(rank: int, picture: Picture, ranked: Ranked) -> Hit:
+def _hit(rank: int, files: Sequence[Picture], ranked: Ranked) -> Hit:
+    """files: those of the content, by id, at least one."""
     whole, *parts = ranked.groundings
+    there = (file for file in files if os.path.exists(file.path))
+    shown = files[0] if len(files) == 1 else next(there, files[0])
     return Hit(
         rank=rank,
-        picture_id=picture.picture_id,
-        path=picture.path,
+        picture_id=shown.picture_id,
+        path=shown.path,
         size=ranked.content.size,
         score=whole.score,
         probability=whole.probability,
         whole=whole,
         phrases=tuple(parts),
+        copies=tuple(file.path for file in files if file is not shown),
     )
 
 
 def _as_list(paths: Path | str | Sequence[Path | str]) -> list[Path]:
     return [Path(paths)] if isinstance(paths, Path | str) else [Path(path) for path in paths]
-
-
-def _located(path: Path) -> Path:
-    """Absolute, and the same whichever way a folder was reached. A link to a file stays itself."""
-    return path.resolve() if path.is_dir() else path.parent.resolve() / path.name
 
 
 def _chunks(values: Iterable[int], size: int) -> Iterator[list[int]]:

@@ -18,6 +18,7 @@ def hit_record(hit: Hit) -> dict[str, Any]:
     return {
         "rank": hit.rank,
         "path": os.fspath(hit.path),
+        "copies": [os.fspath(path) for path in hit.copies],
         "height": hit.size[0],
         "width": hit.size[1],
         "score": hit.score,

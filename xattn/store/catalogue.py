@@ -249,11 +249,15 @@ class Catalogue:
     def file(self, path: Path) -> tuple[bytes, FileState] | None:
         """Content hash and state of a known file."""
         rows = self._all(
-            """SELECT hash, file_size, mtime_ns FROM pictures JOIN contents ON contents.id = content
-               WHERE path = ?""",
+            """SELECT hash, file_size, mtime_ns, ctime_ns, inode
+               FROM pictures JOIN contents ON contents.id = content WHERE path = ?""",
             (os.fsencode(path),),
         )
         return (rows[0][0], FileState(*rows[0][1:])) if rows else None
+
+    def paths(self) -> list[Path]:
+        """All known files, in order."""
+        return [Path(os.fsdecode(row[0])) for row in self._all("SELECT path FROM pictures ORDER BY path")]
 
     def paths_at(self, path: Path) -> list[Path]:
         """The known file of that path, or all known files below that folder, in order."""
@@ -304,12 +308,14 @@ class Catalogue:
     def put_file(self, path: Path, content_hash: bytes, state: FileState) -> None:
         """Adds a file, or changes content and state of a known one, which keeps its id."""
         self._db.execute(
-            """INSERT INTO pictures (path, content, file_size, mtime_ns)
-               VALUES (?, (SELECT id FROM contents WHERE hash = ?), ?, ?)
+            """INSERT INTO pictures (path, content, file_size, mtime_ns, ctime_ns, inode)
+               VALUES (?, (SELECT id FROM contents WHERE hash = ?), ?, ?, ?, ?)
                ON CONFLICT (path) DO UPDATE SET
                    content = excluded.content,
                    file_size = excluded.file_size,
-                   mtime_ns = excluded.mtime_ns""",
+                   mtime_ns = excluded.mtime_ns,
+                   ctime_ns = excluded.ctime_ns,
+                   inode = excluded.inode""",
             (os.fsencode(path), content_hash, *state),
         )
 

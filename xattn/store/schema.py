@@ -36,6 +36,10 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
             mtime_ns INTEGER NOT NULL)""",
         "CREATE INDEX pictures_by_content ON pictures (content)",
     ),
+    (
+        "ALTER TABLE pictures ADD COLUMN ctime_ns INTEGER NOT NULL DEFAULT 0",
+        "ALTER TABLE pictures ADD COLUMN inode INTEGER NOT NULL DEFAULT 0",
+    ),
 )
 """Statements that bring format n to format n + 1. Never edited once released; `path` holds the bytes of
 the file system, which need not be UTF-8; `vector` is little-endian float32."""
@@ -53,16 +57,27 @@ class Identity(NamedTuple):
 
 
 class FileState(NamedTuple):
-    """What tells that a file has not changed, without reading it."""
+    """What tells that a file has not changed, without reading it.
+
+    ctime_ns and inode tell of content that came with its old date: by a program that sets the date back, or
+    by a rename. Both are 0 in rows of format 1, whose files are read once more.
+    """
 
     file_size: int
     mtime_ns: int
+    ctime_ns: int = 0
+    inode: int = 0
 
     @classmethod
     def of(cls, path: Path) -> FileState:
         """Raises OSError if the file cannot be asked."""
         stat = path.stat()
-        return cls(stat.st_size, stat.st_mtime_ns)
+        return cls(stat.st_size, *map(_signed, (stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino)))
+
+
+def _signed(value: int) -> int:
+    """The value modulo 2⁶⁴, signed as in SQLite: dates beyond 2262 and some inodes need more."""
+    return (value + (1 << 63)) % (1 << 64) - (1 << 63)
 
 
 class Picture(NamedTuple):
