@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -22,7 +23,7 @@ NOTES = b"a person's own"
     [
         (("embeddings", "OUT/a.npy"), ("a.npy", "a.jsonl")),
         (("embeddings", "OUT/a.faiss"), ("a.faiss", "a.jsonl")),
-        (("evaluate", "--data", "OUT", "--json", "OUT/a.json"), ("a.json",)),
+        (("evaluate", "--data", "OUT", "--output", "OUT/a.json"), ("a.json",)),
         (("export", "OUT"), ("notes.txt", "config.json")),
     ],
 )
@@ -112,3 +113,22 @@ def test_a_field_stays_a_field(capsys: pytest.CaptureFixture[str], name: str) ->
     (line,) = capsys.readouterr().out.splitlines()
     rank, field, plain = line.split("\t")
     assert (rank, json.loads(field), plain) == ("1", name, "plain ü")
+
+
+def test_json_is_one_object_of_every_command(photos: Path, tmp_path: Path) -> None:
+    def printed(*command: object) -> dict[str, Any]:
+        content = json.loads(run(*command, "--json").stdout)
+        assert isinstance(content, dict)
+        return content
+
+    spot, field = photos / "spot.png", photos / "trip" / "field.png"
+    added = printed("index", photos)
+    assert sorted(added["added"]) == sorted(map(str, (spot, field)))
+    assert [entry["path"] for entry in added["skipped"]] == [str(photos / "text.jpg")]
+    renamed = field.rename(field.with_name("meadow.png"))
+    assert printed("index", photos)["moved"] == [{"from": str(field), "to": str(renamed)}]
+    assert printed("remove", spot) == {"removed": [str(spot)], "num_pictures": 1}
+    spot.with_suffix(".txt").write_text("a red square")
+    checked = printed("data", "check", photos)
+    assert checked["splits"][0]["num_captions"] == 1
+    assert checked["is_usable"] is False

@@ -53,7 +53,7 @@ def test_a_folder_that_cannot_be_written(indexed, tmp_path):
         (("ground", "{photos}/spot.png", "red", "-o", "map.txt"), ".png"),
         (("ground", "{photos}/spot.png", "red", "-o", "{photos}/none/map.png"), "there is no folder"),
         (("ground", "{photos}/spot.png", "red", "-o", "{photos}/spot.png"), "not overwritten"),
-        (("evaluate", "--data", "{photos}", "--json", "{photos}/none/x.json"), "there is no folder"),
+        (("evaluate", "--data", "{photos}", "--output", "{photos}/none/x.json"), "there is no folder"),
         (("serach", "red"), "serach"),
     ],
 )
@@ -90,7 +90,7 @@ def captioned(tmp_path) -> Path:
 
 
 def test_evaluate(captioned, tmp_path):
-    result = run("evaluate", "--data", captioned, "--json", tmp_path / "report.json")
+    result = run("evaluate", "--data", captioned, "--output", tmp_path / "report.json")
     assert result.exit_code == 0
     assert "| --- |" in result.stdout
     report = json.loads((tmp_path / "report.json").read_text())
@@ -99,8 +99,20 @@ def test_evaluate(captioned, tmp_path):
 
 
 def test_evaluate_against_another_model(captioned, tmp_path):
-    run("evaluate", "--data", captioned, "--against", "other", "--json", tmp_path / "report.json")
+    run("evaluate", "--data", captioned, "--against", "other", "--output", tmp_path / "report.json")
     assert json.loads((tmp_path / "report.json").read_text())["other"]["name"] == "other"
+
+
+def test_evaluate_as_json(captioned):
+    assert json.loads(run("evaluate", "--data", captioned, "--json").stdout)["num_pictures"] == 4
+
+
+@pytest.mark.parametrize(("options", "expected"), [((), ""), (("--json",), '{"models": []}\n')])
+def test_models_of_which_none_matches(options, expected):
+    result = run("models", "zzz", *options)
+    assert result.exit_code == 1
+    assert result.stdout == expected
+    assert "holds 'zzz'" in result.stderr
 
 
 # --- the program ----------------------------------------------------------------------------------------

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
@@ -266,6 +267,26 @@ def test_report_as_json_and_tables(model: XAttnModel, many: Dataset) -> None:
     Console(file=output, width=250).print(report.table())
     assert cell in output.getvalue()
     assert "twin" in output.getvalue()
+
+
+@pytest.mark.parametrize("other", [None, "twin"])
+@pytest.mark.parametrize("width", [80, 100, 120])
+def test_every_cell_of_the_table_is_shown_on_a_narrow_terminal(
+    model: XAttnModel, many: Dataset, width: int, other: str | None
+) -> None:
+    second = None if other is None else color_model(other)
+    report = evaluate(model, many, other=second, settings=FAST)
+    table = report.table()
+    output = io.StringIO()
+    Console(file=output, width=width).print(table)
+    lines = output.getvalue().splitlines()
+    assert max(map(len, lines)) <= width
+    printed = Counter("".join(lines)) - Counter("─")
+    for column in table.columns:
+        for cell in column.cells:
+            missing = Counter(str(cell).replace(" ", "")) - printed
+            assert not missing, (column.header, cell)
+            printed -= Counter(str(cell).replace(" ", ""))
 
 
 def test_figures_of_few_cases_are_in_the_json_only(model: XAttnModel, painted: Dataset) -> None:

@@ -8,7 +8,8 @@ from typing import Annotated
 import typer
 
 from xattn.cli import progress, terminal
-from xattn.cli.common import app
+from xattn.cli.common import Json, app
+from xattn.service import schemas
 
 data = typer.Typer(no_args_is_help=True, help="Look at datasets.")
 app.add_typer(data, name="data")
@@ -27,6 +28,7 @@ def check(
     pictures: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Where the pictures of a table or COCO file are.")
     ] = None,
+    as_json: Json = False,
 ) -> None:
     """Tell what is wrong with captioned pictures before training on them.
 
@@ -38,6 +40,9 @@ def check(
         from xattn.datasets.check import check_dataset
     with progress.Bar("checking", unit="pictures") as bar:
         report = check_dataset(path, pictures=pictures, progress=bar.update)
-    terminal.print_check(report)
+    if as_json:
+        terminal.print_json(schemas.check_record(report))
+    else:
+        terminal.print_check(report)
     if not report.is_usable:
         raise typer.Exit(1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Annotated
 
@@ -10,6 +11,7 @@ import typer
 from xattn.cli import progress, terminal
 from xattn.cli.common import Json, ModelName, app
 from xattn.cli.outputs import Force, check_file, check_model_directory
+from xattn.errors import ModelNotFound
 from xattn.files import write_text
 from xattn.service import schemas
 
@@ -25,14 +27,16 @@ def evaluate(
     against: Annotated[
         str | None, typer.Option(metavar="MODEL2", help="Compare with a second model, case by case.")
     ] = None,
-    json_file: Annotated[
-        Path | None, typer.Option("--json", metavar="OUT", help="Write every figure to this file, too.")
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", metavar="OUT", help="Write every figure to this file, as JSON."),
     ] = None,
+    as_json: Json = False,
     force: Force = False,
 ) -> None:
     """Measure a model on captioned pictures: retrieval, grounding, hard negatives, calibration."""
-    if json_file is not None:
-        check_file(json_file, "--json", force=force)
+    if output is not None:
+        check_file(output, "--output", force=force)
     with progress.loading(model, against or ""):
         from xattn import evaluation
         from xattn.model.checkpoint import load_model
@@ -42,12 +46,14 @@ def evaluate(
         second = None if against is None else load_model(against)
     with progress.Bar("encoding pictures") as bar:
         report = evaluation.evaluate(first, dataset, other=second, progress=bar.update)
-    if terminal.is_interactive():
+    if as_json:
+        terminal.print_json(json.loads(report.to_json()))
+    elif terminal.is_interactive():
         terminal.out.print(report.table(), soft_wrap=False)
     else:
         typer.echo(report.markdown(), nl=False)
-    if json_file is not None:  # after what was measured is shown: a full disk costs no figure
-        write_text(json_file, report.to_json() + "\n")
+    if output is not None:  # after what was measured is shown: a full disk costs no figure
+        write_text(output, report.to_json() + "\n")
 
 
 @app.command()
@@ -64,13 +70,15 @@ def models(
     with terminal.err.status("loading"):
         from xattn.encoders.openclip.listing import list_models
 
-        found = [model for model in list_models(text) if model.maps == "advised" or not advised]
+        listed = [model for model in list_models(text) if model.maps == "advised" or not advised]
     if as_json:
-        terminal.print_json({"models": [schemas.model_record(model) for model in found]})
-    elif terminal.is_interactive():
-        terminal.print_models(found)
+        terminal.print_json({"models": [schemas.model_record(model) for model in listed]})
+    elif listed and terminal.is_interactive():
+        terminal.print_models(listed)
     else:
-        terminal.print_lines(map(terminal.model_fields, found))
+        terminal.print_lines(map(terminal.model_fields, listed))
+    if not listed:
+        raise ModelNotFound(f"no model's name holds {text!r}; xattn models lists all")
 
 
 @app.command()

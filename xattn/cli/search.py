@@ -52,6 +52,7 @@ def index(
     reread: Annotated[
         bool, typer.Option("--reread", help="Read every file again, also those with unchanged dates.")
     ] = False,
+    as_json: Json = False,
 ) -> None:
     """Make pictures findable, or bring the index up to date with them.
 
@@ -69,7 +70,10 @@ def index(
         except KeyboardInterrupt:
             terminal.err.print(f"Interrupted; {len(engine)} pictures can be found so far.")
             raise typer.Exit(INTERRUPTED) from None
-        terminal.print_report(report, len(engine), engine.index_dir)
+        if as_json:
+            terminal.print_json(schemas.add_record(report, len(engine)))
+        else:
+            terminal.print_report(report, len(engine), engine.index_dir)
 
 
 @app.command()
@@ -167,11 +171,15 @@ def remove(
     ],
     index_dir: IndexDir = DEFAULT_INDEX,
     model: ModelName = "default",
+    as_json: Json = False,
 ) -> None:
     """Take pictures out of the index. The files stay as they are."""
     with opened(index_dir, model) as engine:
         removed = engine.remove(paths)
-        terminal.out.print(f"{len(removed)} removed, {len(engine)} pictures remain in the index")
+        if as_json:
+            terminal.print_json(schemas.remove_record(removed, len(engine)))
+        else:
+            terminal.out.print(f"{len(removed)} removed, {len(engine)} pictures remain in the index")
 
 
 @app.command()

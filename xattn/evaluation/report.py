@@ -96,12 +96,16 @@ class Report:
 
     def table(self) -> Table:
         """The same for a terminal."""
+        from rich.box import SIMPLE
         from rich.table import Table
 
         header, rows = self._cells()
-        table = Table(title=self._title(), caption=self._notes(), caption_justify="left")
+        table = Table(
+            title=self._title(), caption=self._notes(), caption_justify="left", box=SIMPLE, pad_edge=False
+        )
         for i, name in enumerate(header):
-            table.add_column(name, justify="left" if i < 2 else "right", no_wrap=i > 0)
+            # On a narrow terminal the cells wrap, between a value and its interval too; no column vanishes.
+            table.add_column(name, justify="left" if i < 2 else "right", overflow="fold", min_width=5)
         for row, following in zip(rows, [*rows[1:], header], strict=True):
             table.add_row(*row, end_section=row[0] != following[0])
         return table

@@ -1,17 +1,21 @@
-"""JSON of hits, groundings, indexes and models, defined once."""
+"""JSON of hits, groundings, indexes, models and reports, defined once."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import numpy as np
     from jaxtyping import Float
 
+    from xattn.datasets.check import CheckReport
     from xattn.encoders.openclip.listing import ModelInfo
     from xattn.engine import IndexInfo
-    from xattn.types import Grounding, Hit
+    from xattn.types import AddReport, Grounding, Hit, Skipped
 
 
 def hit_record(hit: Hit) -> dict[str, Any]:
@@ -57,6 +61,48 @@ def info_record(info: IndexInfo) -> dict[str, Any]:
         "fingerprint": info.fingerprint,
         "format_version": info.format_version,
     }
+
+
+def add_record(report: AddReport, num_pictures: int) -> dict[str, Any]:
+    """What `Engine.add` did, file by file. num_pictures: in the index afterwards"""
+    kinds = ("added", "updated", "removed", "unchanged", "absent")
+    return {
+        **{kind: _paths(getattr(report, kind)) for kind in kinds},
+        "moved": [{"from": os.fspath(old), "to": os.fspath(new)} for old, new in report.moved],
+        "skipped": _skipped(report.skipped),
+        "seconds": round(report.seconds, 3),
+        "num_pictures": num_pictures,
+    }
+
+
+def remove_record(removed: Iterable[Path], num_pictures: int) -> dict[str, Any]:
+    """What `Engine.remove` took out. num_pictures: that remain"""
+    return {"removed": _paths(removed), "num_pictures": num_pictures}
+
+
+def check_record(report: CheckReport) -> dict[str, Any]:
+    """`xattn.datasets.check.CheckReport` field by field, and its verdict."""
+    content: dict[str, Any] = _plain(asdict(report))
+    return {"is_usable": report.is_usable, "is_flawless": report.is_flawless, **content}
+
+
+def _paths(paths: Iterable[Path]) -> list[str]:
+    return [os.fspath(path) for path in paths]
+
+
+def _skipped(skipped: Sequence[Skipped]) -> list[dict[str, str]]:
+    return [{"path": os.fspath(entry.path), "reason": entry.reason} for entry in skipped]
+
+
+def _plain(value: Any) -> Any:
+    """With paths as strings, in the containers that `asdict` gives."""
+    if isinstance(value, dict):
+        return {key: _plain(part) for key, part in value.items()}
+    if isinstance(value, tuple) and hasattr(value, "_asdict"):
+        return _plain(value._asdict())
+    if isinstance(value, (list, tuple)):
+        return [_plain(part) for part in value]
+    return os.fspath(value) if isinstance(value, Path) else value
 
 
 def _rows(grid: Float[np.ndarray, "H W"]) -> list[list[float]]:
