@@ -1,21 +1,19 @@
 """The demonstration: `python app.py` searches the sample photos, `--index DIR` an index of your own."""
 
-import argparse
-import sys
 from pathlib import Path
+from typing import Annotated
+
+import typer
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--index", type=Path, metavar="DIR", help="an index made by `xattn index`")
-    parser.add_argument("--model", default="default", help="name or directory of the model")
-    parser.add_argument(
-        "--host", default="127.0.0.1", help="address to listen on (default: this machine only)"
-    )
-    parser.add_argument("--port", type=int, help="default: the first free one from 7860 on")
-    parser.add_argument("--open-browser", action="store_true", help="open the page in the browser")
-    options = parser.parse_args()
-
+def main(
+    index: Annotated[Path | None, typer.Option(metavar="DIR", help="Made by `xattn index`.")] = None,
+    model: Annotated[str, typer.Option(help="Name or directory of the model.")] = "default",
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[int | None, typer.Option(help="By default the first free one from 7860 on.")] = None,
+    open_browser: Annotated[bool, typer.Option("--open-browser", help="Open the page, too.")] = False,
+) -> None:
+    """Search the sample photos, or an index of your own, in the browser."""
     # After the arguments: it takes seconds, and help and mistakes need none of it.
     from xattn.allocator import keep_freed_memory
     from xattn.cli.progress import Preparation
@@ -27,19 +25,18 @@ def main() -> int:
     try:
         with Preparation() as shown:
             launch(
-                options.index,
-                options.model,
-                host=options.host,
-                port=options.port,
-                open_browser=options.open_browser,
+                index,
+                model,
+                host=host,
+                port=port,
+                open_browser=open_browser,
                 announce=shown.announce,
                 report=shown.report,
             )
     except XattnError as error:
-        print(f"xattn: {error}", file=sys.stderr)
-        return 1
-    return 0
+        typer.echo(f"xattn: {error}", err=True)
+        raise typer.Exit(1) from None
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    typer.run(main)
