@@ -58,7 +58,7 @@ def measure(_: Path) -> Result:
 def _time(engine: Engine, folder: Path) -> dict[str, np.ndarray]:
     """Seconds of the search, of each floor and of one map's boxes, of all queries and rounds."""
     model = engine.model
-    store = Store(folder, Identity(model.fingerprint, model.name, model.dim))
+    store = Store(folder, Identity(model.feature_fingerprint, model.name, model.dim))
     try:
         ids = store.catalogue.content_ids().tolist()
         region_bytes = store.read(ids[:RERANKED])[1].regions.half().numpy().view(np.uint64)

@@ -122,9 +122,11 @@ def color_attention(null_value: float = -1.0) -> CrossAttention:
 
 
 def color_model(name: str = "colors", null_value: float = -1.0) -> XAttnModel:
-    """The model; another `null_value` gives it another fingerprint, another `name` does not."""
+    """The model; another `null_value` gives it other fingerprints, another `name` does not."""
     calibration = Calibration(logit_scale=10.0, logit_bias=-3.0, pooled_weight=0.5)
-    return XAttnModel(ColorVision(), ColorText(), color_attention(null_value), calibration, name)
+    vision = ColorVision()
+    vision.signature = "" if null_value == -1.0 else f"colors {null_value}"
+    return XAttnModel(vision, ColorText(), color_attention(null_value), calibration, name)
 
 
 def paint(

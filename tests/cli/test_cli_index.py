@@ -51,7 +51,7 @@ def test_index_shows_progress_as_lines_where_there_is_no_terminal(photos, monkey
 
 
 def test_index_interrupted(photos, monkeypatch):
-    def add(engine, paths, *, progress, batch_size):
+    def add(engine, paths, **options):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(Engine, "add", add)

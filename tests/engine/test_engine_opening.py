@@ -1,8 +1,10 @@
 """An index opened again, by other engines, processes and threads, and after a process was killed."""
 
 import multiprocessing
+import sqlite3
 import threading
 import time
+from contextlib import closing
 from multiprocessing.connection import Connection
 from pathlib import Path
 
@@ -11,9 +13,11 @@ import torch
 
 from tests.color_model import color_model, paint
 from tests.engine_photos import GRID, check_sums, engine_fixture, found, model_fixture, photos_fixture  # noqa: F401  fixtures
-from xattn.engine import Engine, add, open_index
-from xattn.errors import IndexBusy, IndexMismatch
+from xattn.engine import Engine, add, index_info, open_index, remove_pictures
+from xattn.errors import IndexBusy, IndexMismatch, StoreError
+from xattn.index import ExactIndex
 from xattn.model import XAttnModel
+from xattn.store import CATALOGUE
 from xattn.store.schema import FORMAT_VERSION
 from xattn.types import Progress
 
@@ -22,7 +26,7 @@ def test_info_tells_what_is_stored(engine: Engine, photos: Path, model: XAttnMod
     engine.add(photos)
     info = engine.info()
     assert (info.num_pictures, info.num_regions, info.dim) == (3, 35 + 35 + 36, 32)
-    assert (info.model_name, info.fingerprint) == ("colors", model.fingerprint)
+    assert (info.model_name, info.fingerprint) == ("colors", model.feature_fingerprint)
     assert info.num_bytes > info.num_regions * info.dim * 2
     assert info.format_version == FORMAT_VERSION
 
@@ -70,6 +74,65 @@ def test_a_second_writer_is_refused_and_readers_are_not(
 
         engine.add(photos, progress=meanwhile)
         assert len(other.add(photos).unchanged) == 3
+
+
+def test_an_index_outlives_another_attention_and_follows_its_scores(
+    photos: Path, tmp_path: Path, model: XAttnModel
+) -> None:
+    with open_index(tmp_path / "index", model) as engine:
+        engine.add(photos)
+        before = engine.search("red", 1)[0]
+    trained = color_model()
+    with torch.no_grad():
+        trained.attention.query.weight.mul_(0.5)
+    assert trained.fingerprint != model.fingerprint
+    with open_index(tmp_path / "index", trained) as engine:
+        after = engine.search("red", 1)[0]
+        assert len(engine.add(photos).unchanged) == 3
+    assert after.path == before.path
+    assert after.score != before.score
+
+
+def test_an_index_named_by_the_whole_model_is_opened_and_named_by_its_features(
+    photos: Path, tmp_path: Path, model: XAttnModel
+) -> None:
+    with open_index(tmp_path / "index", model) as engine:
+        engine.add(photos)
+    with closing(sqlite3.connect(tmp_path / "index" / CATALOGUE)) as db:
+        db.execute("UPDATE meta SET value = ? WHERE key = 'fingerprint'", (model.fingerprint,))
+        db.commit()
+    assert index_info(tmp_path / "index").fingerprint == model.fingerprint
+    with open_index(tmp_path / "index", model) as engine:
+        assert len(engine.search("red")) == 3
+    assert index_info(tmp_path / "index").fingerprint == model.feature_fingerprint
+
+
+def test_information_and_removal_need_no_model(photos: Path, tmp_path: Path, model: XAttnModel) -> None:
+    with open_index(tmp_path / "index", model) as engine:
+        engine.add(photos)
+        assert index_info(tmp_path / "index") == engine.info()
+        assert remove_pictures(tmp_path / "index", [photos / "a.png"]) == ([photos / "a.png"], 2)
+        assert len(engine) == 2
+    for absent in (tmp_path / "no index", tmp_path / "empty"):
+        (tmp_path / "empty").mkdir(exist_ok=True)
+        with pytest.raises(StoreError, match=r"no index|cannot be used"):
+            index_info(absent)
+    assert list((tmp_path / "empty").iterdir()) == []
+    assert not (tmp_path / "no index").exists()
+
+
+def test_another_kind_of_index_can_be_given(photos: Path, tmp_path: Path, model: XAttnModel) -> None:
+    made: list[ExactIndex] = []
+
+    def new_index(dim: int) -> ExactIndex:
+        made.append(ExactIndex(dim))
+        return made[-1]
+
+    with Engine(tmp_path / "index", model, new_index=new_index) as engine:
+        engine.add(photos)
+        engine.search("red")
+    (index,) = made
+    assert (index.dim, len(index)) == (model.dim + 1, 3)
 
 
 def test_threads_may_search_while_one_adds_and_removes(engine: Engine, photos: Path) -> None:

@@ -95,6 +95,26 @@ def test_fingerprint_tells_weights_apart_and_nothing_else(model: XAttnModel) -> 
     assert same.fingerprint == model.fingerprint != other.fingerprint
 
 
+@pytest.mark.parametrize("part", ["vision", "text", "attention"])
+def test_fingerprints_follow_weights_changed_in_any_way(part: str) -> None:
+    """That of the features changes with the vision tower alone."""
+    model = color_model()
+    model.text.register_buffer("weight", torch.ones(3))
+    for change in ("in place", "as data", "as another tensor"):
+        before, features = model.fingerprint, model.feature_fingerprint
+        module = getattr(model, part)
+        name, weight = next(iter(module.state_dict(keep_vars=True).items()))
+        if change == "in place":
+            with torch.no_grad():
+                weight += 1
+        elif change == "as data":
+            weight.data.mul_(2)
+        else:
+            weight.data = weight.data - 5
+        assert model.fingerprint != before, (name, change)
+        assert (model.feature_fingerprint != features) == (part == "vision"), (name, change)
+
+
 def test_widths_must_agree(model: XAttnModel) -> None:
     with pytest.raises(ValueError, match="one width"):
         XAttnModel(model.vision, model.text, CrossAttention(model.dim * 2, 2), model.calibration)

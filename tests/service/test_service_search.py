@@ -53,7 +53,7 @@ def test_another_model_gets_an_index_of_its_own(samples, model):
 
 
 def test_an_unusable_index_of_the_samples_is_made_again(samples, model):
-    index_dir = samples.index_dir(model.fingerprint)
+    index_dir = samples.index_dir(model.feature_fingerprint)
     open_index(index_dir, color_model(null_value=-0.8)).close()  # IndexMismatch for `model`
     backend = prepared(Backend(None, model, samples))
     assert backend.num_pictures() == 3

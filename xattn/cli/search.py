@@ -154,10 +154,11 @@ def ground(
 
 
 @app.command()
-def info(index_dir: IndexDir = DEFAULT_INDEX, model: ModelName = "default", as_json: Json = False) -> None:
-    """Tell where the index is and what it holds."""
-    with opened(index_dir, model) as engine:
-        found = engine.info()
+def info(index_dir: IndexDir = DEFAULT_INDEX, as_json: Json = False) -> None:
+    """Tell where the index is and what it holds. No model is needed."""
+    from xattn.engine.maintenance import index_info
+
+    found = index_info(existing(index_dir))
     if as_json:
         terminal.print_json(schemas.info_record(found))
     else:
@@ -170,16 +171,16 @@ def remove(
         list[Path], typer.Argument(metavar="PATH", help="Picture files, or folders with all below them.")
     ],
     index_dir: IndexDir = DEFAULT_INDEX,
-    model: ModelName = "default",
     as_json: Json = False,
 ) -> None:
-    """Take pictures out of the index. The files stay as they are."""
-    with opened(index_dir, model) as engine:
-        removed = engine.remove(paths)
-        if as_json:
-            terminal.print_json(schemas.remove_record(removed, len(engine)))
-        else:
-            terminal.out.print(f"{len(removed)} removed, {len(engine)} pictures remain in the index")
+    """Take pictures out of the index. The files stay as they are, and no model is needed."""
+    from xattn.engine.maintenance import remove_pictures
+
+    removed, remaining = remove_pictures(existing(index_dir), paths)
+    if as_json:
+        terminal.print_json(schemas.remove_record(removed, remaining))
+    else:
+        terminal.out.print(f"{len(removed)} removed, {remaining} pictures remain in the index")
 
 
 @app.command()

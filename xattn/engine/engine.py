@@ -14,7 +14,6 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from types import TracebackType
@@ -24,47 +23,29 @@ import torch
 from jaxtyping import Float
 from PIL import Image
 from torch import Tensor
-from torch.nn import functional as F
 
 from xattn import images
 from xattn.engine.add import add_pictures
 from xattn.engine.grounding import ground, groundable
-from xattn.engine.places import indexed_at, located
+from xattn.engine.maintenance import IndexInfo, info_of, remove_from
+from xattn.engine.places import located
 from xattn.engine.ranking import Ranked, rank
 from xattn.errors import QueryError
 from xattn.index import ExactIndex, Index
 from xattn.model import XAttnModel
 from xattn.store import Store
-from xattn.store.schema import FORMAT_VERSION, Content, Identity, Picture
+from xattn.store.schema import Content, Identity, Picture
 from xattn.types import AddReport, Grounding, Hit, Progress, RegionGrid
 
 SCORED_AT_ONCE = 128
 """Pictures whose regions are in memory together: at 300 × 256 float32 regions 39 MB."""
 
 
-@dataclass(frozen=True, slots=True)
-class IndexInfo:
-    """What an index holds.
-
-    num_pictures: files that can be found; num_regions: stored region vectors; num_bytes: on disk;
-    dim: their width D; model_name and fingerprint: of the model that made them
-    """
-
-    index_dir: Path
-    num_pictures: int
-    num_regions: int
-    num_bytes: int
-    dim: int
-    model_name: str
-    fingerprint: str
-    format_version: int
-
-
 def open_index(index_dir: Path | str, model: XAttnModel | str = "default") -> Engine:
     """Opens the index in a directory, which is created when absent.
 
     model: as loaded, or a name or path for `xattn.load_model`.
-    Raises IndexMismatch if the index was made with another model or by a newer xattn, StoreError if the
+    Raises IndexMismatch if the index was made with other features or by a newer xattn, StoreError if the
     directory holds something else or is damaged, and what `load_model` raises.
     """
     if not isinstance(model, XAttnModel):
@@ -79,13 +60,17 @@ class Engine:
 
     Any number of processes may have an index open: they see what another adds on their next search.
     Only one at a time may add or remove; a second gets IndexBusy.
+    new_index: makes the empty stage 1 for vectors of the given width.
     """
 
-    def __init__(self, index_dir: Path | str, model: XAttnModel) -> None:
+    def __init__(
+        self, index_dir: Path | str, model: XAttnModel, *, new_index: Callable[[int], Index] = ExactIndex
+    ) -> None:
         self.index_dir = Path(index_dir).absolute()
         self.model = model
-        self._store = Store(self.index_dir, Identity(model.fingerprint, model.name, model.dim))
-        self._index: Index = ExactIndex(model.dim + 1)  # one more for the hubness
+        identity = Identity(model.feature_fingerprint, model.name, model.dim)
+        self._store = Store(self.index_dir, identity, former_fingerprint=lambda: model.fingerprint)
+        self._index = new_index(model.dim + 1)  # one more for the hubness
         self._synced: tuple[int, int] | None = None  # the catalogue's version that is in the index
         self._lock = threading.Lock()  # held while the index is searched or brought in step
 
@@ -107,18 +92,7 @@ class Engine:
 
     def info(self) -> IndexInfo:
         """What the index holds, as stored at this moment."""
-        catalogue = self._store.catalogue
-        with catalogue.snapshot():
-            return IndexInfo(
-                index_dir=self.index_dir,
-                num_pictures=catalogue.num_pictures(),
-                num_regions=catalogue.num_regions(),
-                num_bytes=self._store.num_bytes(),
-                dim=catalogue.identity.dim,
-                model_name=catalogue.identity.name,
-                fingerprint=catalogue.identity.fingerprint,
-                format_version=FORMAT_VERSION,
-            )
+        return info_of(self._store)
 
     def embeddings(self) -> tuple[list[Path], Float[np.ndarray, "N D"]]:
         """Every picture's path and pooled embedding, float32 of unit norm, to exchange with other tools.
@@ -179,11 +153,7 @@ class Engine:
         Returns what was removed, in order; paths that were not in the index are not an error.
         Raises IndexBusy if another process is writing.
         """
-        with self._store.writing():
-            removed = indexed_at(self._store.catalogue, _as_list(paths))
-            self._store.forget(removed)
-            self._store.reclaim()
-        return removed
+        return remove_from(self._store, _as_list(paths))
 
     # --- searching ----------------------------------------------------------------------------------
 
@@ -232,15 +202,14 @@ class Engine:
         """Ids of the contents whose pooled vectors are nearest."""
         with self._lock:
             self._sync()
-            asked = F.pad(query.float(), (0, 1), value=1.0)
-            _, ids = self._index.search(asked.cpu().numpy(), k)
+            vector = self.model.stage1_queries(query).cpu().numpy()
+            _, ids = self._index.search(vector, k)
         return [int(i) for i in ids[0]]
 
     def _searched(self, pooled: Float[np.ndarray, "N D"]) -> Float[np.ndarray, "N D+1"]:
-        """Pooled vectors whose inner product with (query, 1) is their cosine less their hubness."""
-        vectors = torch.from_numpy(pooled)
-        hubness = self.model.hubness.of_pictures(vectors.to(self.model.device)).cpu()
-        return torch.cat([vectors, -hubness[:, None]], 1).numpy()
+        """What the index holds of pooled vectors."""
+        vectors = torch.from_numpy(pooled).to(self.model.device)
+        return self.model.stage1_vectors(vectors).cpu().numpy()
 
     def _regions(self, content_ids: Sequence[int]) -> Iterator[tuple[Sequence[Content], RegionGrid]]:
         """Contents with their stored regions, some at a time."""

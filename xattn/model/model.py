@@ -10,20 +10,20 @@ pixel and no vision tower. The score is a sum: regions, null, pooled, hubness, b
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
-from functools import cached_property
 
 import torch
 from jaxtyping import Float
 from PIL import Image
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from xattn.attention import CrossAttention
 from xattn.encoders import Frames, TextEncoder, VisionEncoder
 from xattn.model.calibration import Calibration
 from xattn.model.grounding import Examined
 from xattn.model.hubness import Hubness
+from xattn.model.identity import feature_fingerprint, whole_fingerprint
 from xattn.types import Grounding, Phrase, RegionGrid, Size
 
 
@@ -62,15 +62,29 @@ class XAttnModel(nn.Module):
     def device(self) -> torch.device:
         return next(self.parameters()).device
 
-    @cached_property
+    @property
+    def feature_fingerprint(self) -> str:
+        """Hex digest of what decides the features of pictures, on which an index depends: equal for models
+        that differ in attention, text tower or calibration only. Computed anew at each call."""
+        return feature_fingerprint(self.vision)
+
+    @property
     def fingerprint(self) -> str:
-        """Hex digest of every weight and of how the towers are used: two models with one fingerprint give
-        the same stored features. The calibration changes none, so another threshold keeps an index good."""
-        digest = hashlib.blake2b((self.vision.signature + self.text.signature).encode(), digest_size=16)
-        for key, value in sorted(self.state_dict().items()):
-            digest.update(f"{key}{tuple(value.shape)}{value.dtype}".encode())
-            digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
-        return digest.hexdigest()
+        """Hex digest of every weight and of how the towers are used. Thresholds and names are left out.
+        Computed anew at each call."""
+        return whole_fingerprint(self)
+
+    def stage1_vectors(self, pooled: Float[Tensor, "N D"]) -> Float[Tensor, "N D+1"]:
+        """Vectors of pictures whose inner product with `stage1_queries` is cosine less hubness.
+
+        Args:
+            pooled: pooled embeddings of pictures, unit norm
+        """
+        return torch.cat([pooled, -self.hubness.of_pictures(pooled)[:, None]], 1)
+
+    def stage1_queries(self, embeddings: Float[Tensor, "Q D"]) -> Float[Tensor, "Q D+1"]:
+        """Vectors of texts for stage 1. embeddings: of the texts, unit norm."""
+        return F.pad(embeddings.float(), (0, 1), value=1.0)
 
     def preprocess(self, picture: Image.Image) -> Frames:
         """One upright RGB picture, resized for `encode_frames`. Thread-safe, so it can run ahead."""

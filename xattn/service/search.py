@@ -146,7 +146,7 @@ class Backend:
                 f"no index was given and there are no sample photos at {self.samples.photos}; "
                 "index a folder with `xattn index FOLDER`, then start `xattn serve`"
             )
-        index_dir = self.samples.index_dir(model.fingerprint)
+        index_dir = self.samples.index_dir(model.feature_fingerprint)
         try:
             return open_index(index_dir, model)
         except IndexBusy:

@@ -13,8 +13,8 @@ from __future__ import annotations
 import os
 import sqlite3
 import threading
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -40,11 +40,18 @@ VECTORS_AT_ONCE = 8192
 class Catalogue:
     """One connection, usable from several threads. `path` must exist or lie in an existing directory.
 
+    identity: of the features of the model at hand; None: any. former_fingerprint: that of the whole model,
+    by which earlier versions named the features; called only where the identity's differs.
     Raises IndexMismatch if the file belongs to another model or a newer format, StoreError if it is
     damaged or no catalogue at all, IndexBusy if other processes lock it for longer than 20 s.
     """
 
-    def __init__(self, path: Path, identity: Identity) -> None:
+    def __init__(
+        self,
+        path: Path,
+        identity: Identity | None,
+        former_fingerprint: Callable[[], str] | None = None,
+    ) -> None:
         self.path = path
         self._lock = threading.RLock()
         with self._translated():
@@ -56,7 +63,7 @@ class Catalogue:
                 self._db.execute("PRAGMA synchronous = EXTRA")
                 self._db.execute("PRAGMA foreign_keys = ON")
                 self._migrate(identity)
-            self.identity = self._checked_identity(identity)
+            self.identity = self._checked_identity(identity, former_fingerprint)
         except BaseException:
             self.close()
             raise
@@ -67,7 +74,7 @@ class Catalogue:
 
     # --- opening ------------------------------------------------------------------------------------
 
-    def _migrate(self, identity: Identity) -> None:
+    def _migrate(self, identity: Identity | None) -> None:
         if self._format_version() == FORMAT_VERSION:
             return
         with self.transaction():
@@ -75,7 +82,9 @@ class Catalogue:
             for statements in MIGRATIONS[found:]:
                 for statement in statements:
                     self._db.execute(statement)
-            if found == 0:
+            if found == 0 and identity is None:
+                raise self._damaged("it is empty")
+            if found == 0 and identity is not None:
                 meta = {key: str(value) for key, value in identity._asdict().items()}
                 self._db.executemany("INSERT INTO meta VALUES (?, ?)", meta.items())
             self._db.execute(f"PRAGMA application_id = {APPLICATION_ID}")
@@ -96,21 +105,33 @@ class Catalogue:
             )
         return version
 
-    def _checked_identity(self, given: Identity) -> Identity:
+    def _checked_identity(
+        self, given: Identity | None, former_fingerprint: Callable[[], str] | None
+    ) -> Identity:
         meta = dict(self._all("SELECT key, value FROM meta"))
         try:
             stored = Identity(meta["fingerprint"], meta["name"], int(meta["dim"]))
         except (KeyError, ValueError) as error:
             raise self._damaged(f"its meta table lacks {error}") from error
-        if stored.fingerprint != given.fingerprint:
-            directory = self.path.parent
-            raise IndexMismatch(
-                f"{directory} was indexed with model {stored.name!r} ({stored.fingerprint[:12]}), but "
-                f"opened with {given.name!r} ({given.fingerprint[:12]}). The features of different models "
-                "cannot be compared. Open it with the model it was made with, index into another "
-                f"directory, or delete {directory} and index again."
-            )
-        return stored
+        if given is None or stored.fingerprint == given.fingerprint:
+            return stored
+        if former_fingerprint is not None and stored.fingerprint == former_fingerprint():
+            with suppress(StoreError), self.transaction():  # the next to open it may lack this model
+                self._set_fingerprint(given.fingerprint)
+            return stored._replace(fingerprint=given.fingerprint)
+        raise self._mismatch(stored, given)
+
+    def _set_fingerprint(self, fingerprint: str) -> None:
+        self._db.execute("UPDATE meta SET value = ? WHERE key = 'fingerprint'", (fingerprint,))
+
+    def _mismatch(self, stored: Identity, given: Identity) -> IndexMismatch:
+        directory = self.path.parent
+        return IndexMismatch(
+            f"{directory} was indexed with model {stored.name!r} ({stored.fingerprint[:12]}), but "
+            f"opened with {given.name!r} ({given.fingerprint[:12]}). The features of different models "
+            "cannot be compared. Open it with the model it was made with, index into another "
+            f"directory, or delete {directory} and index again."
+        )
 
     # --- transactions and errors --------------------------------------------------------------------
 
@@ -151,7 +172,9 @@ class Catalogue:
                     f"{self.path} was locked by another process for more than {BUSY_TIMEOUT_S:.0f} s. "
                     "Try again when that process has finished."
                 ) from error
-            if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_ERROR):
+            # SQLITE_ERROR also tells of what is no damage, such as a full temporary folder.
+            lacks_table = code == sqlite3.SQLITE_ERROR and str(error).startswith("no such ")
+            if lacks_table or code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
                 raise self._damaged(str(error)) from error
             raise StoreError(f"{self.path} cannot be read or written: {error}.") from error
 

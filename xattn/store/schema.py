@@ -49,7 +49,7 @@ FORMAT_VERSION = len(MIGRATIONS)
 
 
 class Identity(NamedTuple):
-    """The model whose features an index holds."""
+    """The model whose features an index holds. fingerprint: of the features, not of the whole model."""
 
     fingerprint: str
     name: str

@@ -17,7 +17,7 @@ import logging
 import os
 import re
 import sqlite3
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple
@@ -64,20 +64,26 @@ class NewFile(NamedTuple):
 class Store:
     """An index directory, created when absent. Any number may be open; one at a time is `writing`.
 
-    rows_per_shard: where the next shard is begun.
+    identity: of the model that reads or writes; None: of the index, whatever it is, which must exist.
+    rows_per_shard: where the next shard is begun. former_fingerprint: as of `Catalogue`.
     Raises StoreError if `directory` holds something else, lacks a shard or is damaged, IndexMismatch if
     it belongs to another model or a newer xattn.
     """
 
     def __init__(
-        self, directory: Path, identity: Identity, *, rows_per_shard: int = ROWS_PER_SHARD
+        self,
+        directory: Path,
+        identity: Identity | None,
+        *,
+        rows_per_shard: int = ROWS_PER_SHARD,
+        former_fingerprint: Callable[[], str] | None = None,
     ) -> None:
         self.directory = directory
         self._rows_per_shard = rows_per_shard
-        self._dim = identity.dim
         self._mapped: dict[int, Float16[np.ndarray, "rows D"]] = {}
-        _prepare(directory)
-        self.catalogue = Catalogue(directory / CATALOGUE, identity)
+        _prepare(directory, create=identity is not None)
+        self.catalogue = Catalogue(directory / CATALOGUE, identity, former_fingerprint)
+        self._dim = self.catalogue.identity.dim
         try:
             with self.catalogue.snapshot():
                 for number, rows in self.catalogue.shards().items():
@@ -157,10 +163,13 @@ class Store:
 
     def _locked(self) -> sqlite3.Connection:
         path = self.directory / LOCK
+        lock: sqlite3.Connection | None = None
         try:
             lock = sqlite3.connect(path, timeout=0, isolation_level=None, check_same_thread=False)
             lock.execute("BEGIN EXCLUSIVE")
         except sqlite3.DatabaseError as error:
+            if lock is not None:
+                lock.close()
             if error.sqlite_errorcode & 0xFF == sqlite3.SQLITE_BUSY:
                 raise IndexBusy(
                     f"Another process is writing to {self.directory}. Searching works meanwhile; "
@@ -260,15 +269,20 @@ class Store:
             path.unlink(missing_ok=True)
 
 
-def _prepare(directory: Path) -> None:
+def _prepare(directory: Path, *, create: bool) -> None:
     """Makes sure that `directory` exists and is an index, or is ours to make one of."""
     try:
-        directory.mkdir(parents=True, exist_ok=True)
+        if create:
+            directory.mkdir(parents=True, exist_ok=True)
         names = {path.name for path in directory.iterdir()}
     except OSError as error:
         raise StoreError(f"{directory} cannot be used as index directory: {error.strerror}.") from error
     if CATALOGUE in names:
         return
+    if not create:
+        raise StoreError(
+            f"there is no index at {directory}: it has no {CATALOGUE}. Name another directory."
+        )
     if any(map(_SHARD.fullmatch, names)):
         raise StoreError(
             f"{directory} holds regions but no {CATALOGUE}. Restore that file from a copy, or delete the "
