@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import os
+import random
+import signal
+import time
 from pathlib import Path
 
 import pytest
@@ -39,3 +43,26 @@ def test_after_an_error_the_old_content_is_there_and_nothing_else(
 def test_a_folder_that_is_missing_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
         write_text(tmp_path / "no" / "a.txt", "x")
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_killed_at_random_moments_the_old_or_the_new_content_is_there(tmp_path: Path) -> None:
+    """What embeddings, overlays, figures and exported files are written with."""
+    path, other = tmp_path / "a.npy", tmp_path / "a.jpg"
+    contents = [bytes([number]) * 400_000 for number in range(250)]
+    write_bytes(path, contents[0])
+    other.write_bytes(b"a person's own")
+    seen = set()
+    for kill in range(50):
+        child = os.fork()
+        if child == 0:
+            for content in itertools.cycle(contents):
+                write_bytes(path, content)
+        time.sleep(random.Random(kill).uniform(0.001, 0.03))
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+        content = path.read_bytes()
+        assert content in contents, f"kill {kill}: a part of a file"
+        seen.add(content[0])
+    assert len(seen) > 1, "no child came to write anything"
+    assert other.read_bytes() == b"a person's own"
