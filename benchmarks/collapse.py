@@ -10,7 +10,6 @@ rate, which has to break the model and to be stopped. Told are the start, the en
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import subprocess
@@ -18,10 +17,12 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Annotated, Any
+
+import typer
 
 from benchmarks.own_captions import stamps_with_captions
-from benchmarks.record import RESULTS, Figure, OtherPrograms, current_commit, keep, show
+from benchmarks.record import RESULTS, Figure, OtherPrograms, Out, current_commit, keep, show
 from xattn.training.settings import Settings
 
 NUM_PICTURES = 272
@@ -74,24 +75,26 @@ def figures(name: str, validations: Sequence[dict[str, Any]], breaks: bool) -> l
     ]
 
 
-def main() -> None:
-    assert __doc__
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--stamps", type=Path, default=Path("/usr/share/tuxpaint/stamps"), metavar="DIR")
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--work", type=Path, metavar="DIR", help="keep models and logs here")
-    parser.add_argument("--out", type=Path, default=RESULTS, metavar="DIR", help="folder for the results")
-    options, more = parser.parse_known_args()
+app = typer.Typer(add_completion=False)
+
+
+@app.command(help=__doc__, context_settings={"ignore_unknown_options": True, "allow_extra_args": True})
+def main(
+    context: typer.Context,
+    stamps: Annotated[Path, typer.Option(metavar="DIR")] = Path("/usr/share/tuxpaint/stamps"),
+    threads: int = 1,
+    work: Annotated[Path | None, typer.Option(metavar="DIR", help="Keep models and logs here.")] = None,
+    out: Out = RESULTS,
+) -> None:
+    more = context.args
     commit, others = current_commit(), OtherPrograms()
     with TemporaryDirectory(prefix="collapse-") as scratch:
-        folder = (options.work or Path(scratch)).absolute()
+        folder = (work or Path(scratch)).absolute()
         folder.mkdir(parents=True, exist_ok=True)
-        write_table(options.stamps, folder / "own.jsonl")
+        write_table(stamps, folder / "own.jsonl")
         rate = Settings().learning_rate
         runs = {
-            name: train(folder / "own.jsonl", folder, some, options.threads, more)
+            name: train(folder / "own.jsonl", folder, some, threads, more)
             for name, some in (("as it is", rate), (f"rate × {FACTOR}", FACTOR * rate))
         }
     as_it_is, too_fast = runs.items()
@@ -99,9 +102,9 @@ def main() -> None:
     busy = others.share()
     told = [validations[-1].get("stopped") for validations in runs.values()]
     setting = {"pictures": NUM_PICTURES, "rate": rate, "more": more, "told": told, "other_programs": busy}
-    keep("collapse", {**setting, "figures": [figure.as_json() for figure in found]}, options.out, commit)
+    keep("collapse", {**setting, "figures": [figure.as_json() for figure in found]}, out, commit)
     show("collapse", found, busy)
 
 
 if __name__ == "__main__":
-    main()
+    app()

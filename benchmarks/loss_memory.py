@@ -14,7 +14,6 @@ weights and imports. `processor_seconds`, of all threads together, are the ones 
 
 from __future__ import annotations
 
-import argparse
 import gc
 import json
 import resource
@@ -23,8 +22,11 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import Literal
 
 import torch
+import tyro
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -62,7 +64,34 @@ def sampled_loss(attention: CrossAttention, pairs: Pairs, scales: Tensor, biases
     return sigmoid_pairs(pooled, pairs.positives) + signed
 
 
-def case(options: argparse.Namespace) -> dict[str, float]:
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What is measured.
+
+    Attributes:
+        batches: numbers of pictures.
+        captions: per picture.
+        pictures: of the batch, with the captions of all; None: all.
+        rounds: of which the median is shown.
+        memory_mb: do not try what needs more.
+        scheme: one case, in this process, with `batch` pictures.
+    """
+
+    batches: tuple[int, ...] = (16, 32, 64, 128, 256)
+    captions: int = 4
+    dim: int = 256
+    heads: int = 4
+    regions: int = 196
+    tile: tuple[int, int] = TILE
+    pictures: int | None = None
+    rounds: int = 3
+    device: str = "cpu"
+    memory_mb: float = 4000
+    scheme: Literal["untiled", "tiled", "sampled"] | None = None
+    batch: int = 0
+
+
+def case(options: Options) -> dict[str, float]:
     """One scheme at one batch size, in this process."""
     torch.manual_seed(0)
     batch, per_picture, dim = options.batch, options.captions, options.dim
@@ -87,7 +116,7 @@ def case(options: argparse.Namespace) -> dict[str, float]:
     def step() -> None:
         for leaf in (regions, pooled, texts, scales, biases, *attention.parameters()):
             leaf.grad = None
-        losses[options.scheme]().backward()
+        losses[options.scheme or "tiled"]().backward()
         if device.type == "cuda":
             torch.cuda.synchronize()
 
@@ -129,7 +158,7 @@ VIT_FLOPS, TEXT_FLOPS = 3 * 35.2e9, 3 * 6.0e9
 on one caption of 77 tokens; a multiplication and an addition are two."""
 
 
-def flops(options: argparse.Namespace, batch: int) -> dict[str, float]:
+def flops(options: Options, batch: int) -> dict[str, float]:
     """Of the tiled loss over all pairs: two products with R regions forward and four backward, and one
     with the Gram matrix each way; the projections; and how many per cent of the towers' step that is."""
     regions, dim, texts = options.regions, options.dim, batch * options.captions
@@ -145,28 +174,14 @@ def flops(options: argparse.Namespace, batch: int) -> dict[str, float]:
     }
 
 
-def needed_mb(scheme: str, options: argparse.Namespace, batch: int) -> float:
+def needed_mb(scheme: str, options: Options, batch: int) -> float:
     """What autograd will hold, roughly: seven tensors the size of the attention."""
     texts = batch * options.captions if scheme == "untiled" else batch + options.captions - 1
     return 0 if scheme == "tiled" else 7 * batch * texts * options.heads * options.regions * 4 / 1e6
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--batches", type=int, nargs="+", default=[16, 32, 64, 128, 256])
-    parser.add_argument("--captions", type=int, default=4, help="per picture")
-    parser.add_argument("--dim", type=int, default=256)
-    parser.add_argument("--heads", type=int, default=4)
-    parser.add_argument("--regions", type=int, default=196)
-    parser.add_argument("--tile", type=int, nargs=2, default=TILE)
-    parser.add_argument("--pictures", type=int, help="of the batch, with the captions of all (all)")
-    parser.add_argument("--rounds", type=int, default=3, help="of which the median is told")
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument("--memory-mb", type=float, default=4000, help="do not try what needs more")
-    parser.add_argument("--scheme", choices=SCHEMES, help="one case, in this process")
-    parser.add_argument("--batch", type=int)
-    options = parser.parse_args()
-    options.tile = tuple(options.tile)
+    options = tyro.cli(Options, description=__doc__)
     if options.scheme:
         print(json.dumps(case(options)))
         return
@@ -187,7 +202,7 @@ def main() -> None:
                 row |= json.loads(found.stdout)
             print(row, file=sys.stderr, flush=True)
             rows.append(row)
-    settings = {k: v for k, v in vars(options).items() if k not in ("scheme", "batch", "batches")}
+    settings = {k: v for k, v in asdict(options).items() if k not in ("scheme", "batch", "batches")}
     name = "loss_memory" + ("" if options.device == "cpu" else f"_{options.device}")
     name += "_part" if options.pictures else ""
     record = {"other_programs": others.share(), "setting": settings, "figures": rows}

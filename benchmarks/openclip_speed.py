@@ -1,6 +1,6 @@
 """The ways to run the vision towers: time per picture of OpenCLIP's towers and the default model's nets.
 
-    python -m benchmarks.openclip_speed [--device cuda] [--models NAME ...] [--batch N] [--threads N]
+    python -m benchmarks.openclip_speed [--device cuda] [--models NAME]... [--batch N] [--threads N]
 
     eager           torch in float32: what runs unless something else is asked for
     channels-last   the same with weights and pictures in that layout
@@ -21,7 +21,6 @@ openclip_speed_cuda.json.
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import time
@@ -31,11 +30,12 @@ from copy import deepcopy
 from dataclasses import asdict
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Annotated, Any
 
 import onnxruntime
 import open_clip
 import torch
+import typer
 from open_clip.transform import PreprocessCfg
 from PIL import Image
 from torch import Tensor
@@ -107,11 +107,11 @@ def ways(vision: VisionEncoder, inputs: tuple[Tensor, ...], folder: Path, device
     return found | {"fp16": run(function, inputs, torch.float16)}
 
 
-def measure(name: str, options: argparse.Namespace) -> dict[str, Any]:
+def measure(name: str, device: str, batch: int, rounds: int) -> dict[str, Any]:
     vision = vision_of(name)
-    inputs = inputs_of(vision, options.batch)
+    inputs = inputs_of(vision, batch)
     with TemporaryDirectory() as folder:
-        runs = ways(vision, inputs, Path(folder), options.device)
+        runs = ways(vision, inputs, Path(folder), device)
         with torch.inference_mode():
             first: dict[str, float] = {}
             cosines: dict[str, list[float]] = {}
@@ -125,10 +125,10 @@ def measure(name: str, options: argparse.Namespace) -> dict[str, Any]:
                     for a, b in zip(expected, outputs, strict=True)
                 ]
                 cosines[way] = [round(value, 7) for value in near]
-            seconds = {way: times.min() for way, times in in_turns(runs, options.rounds).items()}
+            seconds = {way: times.min() for way, times in in_turns(runs, rounds).items()}
     return {
         way: {
-            "milliseconds_per_picture": round(seconds[way] / options.batch * 1000, 2),
+            "milliseconds_per_picture": round(seconds[way] / batch * 1000, 2),
             "times_as_fast_as_eager": round(seconds["eager"] / seconds[way], 2),
             "lowest_cosines": cosines[way],
         }
@@ -144,26 +144,33 @@ class NoText(TextEncoder):
         raise NotImplementedError
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
-    parser.add_argument("--models", nargs="+", choices=MODELS, default=MODELS)
-    parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--batch", type=int, default=4, help="on a GPU, 64 or more")
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    options = parser.parse_args()
-    torch.set_num_threads(options.threads)
+app = typer.Typer(add_completion=False)
+
+
+@app.command(help=__doc__)
+def main(
+    device: Annotated[str, typer.Option(help="cpu or cuda")] = "cpu",
+    models: Annotated[list[str] | None, typer.Option(help="One of those listed; all if not given.")] = None,
+    rounds: int = 7,
+    batch: Annotated[int, typer.Option(help="On a GPU, 64 or more.")] = 4,
+    threads: Annotated[int | None, typer.Option(help="As many as torch takes, if not given.")] = None,
+) -> None:
+    if device not in ("cpu", "cuda"):
+        raise typer.BadParameter(f"{device!r} is neither cpu nor cuda", param_hint="--device")
+    if unknown := set(models or ()) - set(MODELS):
+        raise typer.BadParameter(f"{unknown} are none of {', '.join(MODELS)}", param_hint="--models")
+    torch.set_num_threads(threads or torch.get_num_threads())
     load_before = os.getloadavg()[0]
-    models = {name: measure(name, options) for name in options.models}
+    measured = {name: measure(name, device, batch, rounds) for name in models or MODELS}
     # Above the number of cores: other work was running, and single times mean little.
     load = {"before": round(load_before, 1), "after": round(os.getloadavg()[0], 1)}
-    found = {"onnxruntime": onnxruntime.__version__, "load_average": load, "models": models}
-    if options.device == "cuda":
+    found = {"onnxruntime": onnxruntime.__version__, "load_average": load, "models": measured}
+    if device == "cuda":
         found["gpu"] = torch.cuda.get_device_name()
     script = "openclip_speed"
-    keep(script + "_cuda" * (options.device == "cuda"), found, script=script)
+    keep(script + "_cuda" * (device == "cuda"), found, script=script)
     print(json.dumps(found, indent=2))
 
 
 if __name__ == "__main__":
-    main()
+    app()

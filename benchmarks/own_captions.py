@@ -13,7 +13,6 @@ time, of all cores together, is what to go by where other programs run too.
 
 from __future__ import annotations
 
-import argparse
 import hashlib
 import json
 import os
@@ -24,9 +23,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Annotated, Any
 
-from benchmarks.record import RESULTS, Figure, OtherPrograms, about, current_commit, keep, show
+import typer
+
+from benchmarks.record import RESULTS, Figure, OtherPrograms, Out, about, current_commit, keep, show
 from xattn.datasets import Dataset, load_dataset
 from xattn.evaluation import Report, Settings, evaluate
 from xattn.model.checkpoint import load_model
@@ -117,49 +118,48 @@ def captioned(dataset: Dataset) -> Dataset:
     return Dataset(dataset.name, dataset.split, tuple(r for r in dataset.records if r.captions))
 
 
-def main() -> None:
-    assert __doc__
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--stamps", type=Path, default=Path("/usr/share/tuxpaint/stamps"), metavar="DIR")
-    parser.add_argument("--general", type=Path, required=True, metavar="DIR")
-    parser.add_argument("--threads", type=int, nargs="+", default=[2, 1], help="a run for each")
-    parser.add_argument("--work", type=Path, metavar="DIR", help="keep models and logs here")
-    parser.add_argument("--out", type=Path, default=RESULTS, metavar="DIR", help="folder for the results")
-    options, more = parser.parse_known_args()
+app = typer.Typer(add_completion=False)
+
+
+@app.command(help=__doc__, context_settings={"ignore_unknown_options": True, "allow_extra_args": True})
+def main(
+    context: typer.Context,
+    general: Annotated[Path, typer.Option(metavar="DIR", help="Pictures with captions of all kinds.")],
+    stamps: Annotated[Path, typer.Option(metavar="DIR")] = Path("/usr/share/tuxpaint/stamps"),
+    threads: Annotated[list[int], typer.Option(help="A run for each.")] = [2, 1],  # noqa: B006  never changed
+    work: Annotated[Path | None, typer.Option(metavar="DIR", help="Keep models and logs here.")] = None,
+    out: Out = RESULTS,
+) -> None:
+    more = context.args
     commit, others = current_commit(), OtherPrograms()
     with TemporaryDirectory(prefix="own-captions-") as scratch:
-        folder = (options.work or Path(scratch)).absolute()
+        folder = (work or Path(scratch)).absolute()
         folder.mkdir(parents=True, exist_ok=True)
-        own, test = write_tables(options.stamps, folder)
+        own, test = write_tables(stamps, folder)
         taken = {
-            threads: train(own, options.general, folder / f"model-{threads}", threads, more)
-            for threads in options.threads
+            number: train(own, general, folder / f"model-{number}", number, more) for number in threads
         }
         busy = others.share()
         start, new = (
             load_model(device="cpu"),
-            load_model(folder / f"model-{options.threads[0]}", device="cpu"),
+            load_model(folder / f"model-{threads[0]}", device="cpu"),
         )
         quick = Settings()
         tested = evaluate(new, load_dataset(test), other=start, settings=quick)
-        general = evaluate(
-            new, captioned(load_dataset(options.general, "dev")), other=start, settings=quick
-        )
-    found = figures(taken, tested, general)
+        tested_general = evaluate(new, captioned(load_dataset(general, "dev")), other=start, settings=quick)
+    found = figures(taken, tested, tested_general)
     setting = {
         "start": about(start),
         "own": NUM_OWN,
         "test": tested.num_pictures,
-        "general": general.num_pictures,
+        "general": tested_general.num_pictures,
         "more": more,
         "other_programs": busy,
     }
     listed = [figure.as_json() for figure in found]
-    keep("own_captions", {**setting, "figures": listed}, options.out, commit)
+    keep("own_captions", {**setting, "figures": listed}, out, commit)
     show("own_captions", found, busy)
 
 
 if __name__ == "__main__":
-    main()
+    app()

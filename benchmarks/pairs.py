@@ -13,7 +13,6 @@ rate follows the time used. Searched at the end: split "dev", with a paired test
 
 from __future__ import annotations
 
-import argparse
 import copy
 import math
 import random
@@ -21,15 +20,17 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
 import torch
+import typer
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from benchmarks.fresh_heads import give_fresh_heads
 from benchmarks.loss_memory import sampled_loss
-from benchmarks.record import RESULTS, Figure, OtherPrograms, current_commit, keep, show
+from benchmarks.record import RESULTS, Figure, OtherPrograms, Out, current_commit, keep, show
 from xattn.attention import CrossAttention
 from xattn.losses import Pairs, all_pairs_loss
 from xattn.metrics import retrieval_ranks
@@ -158,9 +159,18 @@ def found_first(model: XAttnModel, photos: Photos, recipe: Recipe) -> Iterator[t
     return zip(owners.tolist(), (ranks == 1).tolist(), strict=True)
 
 
-def read(
-    options: argparse.Namespace, recipe: Recipe, cache: Path
-) -> tuple[XAttnModel, tuple[Photos, Photos]]:
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What is compared: see the options of `main`."""
+
+    data: Path
+    minutes: float
+    captions: int
+    pictures: int | None
+    model: str
+
+
+def read(options: Options, recipe: Recipe, cache: Path) -> tuple[XAttnModel, tuple[Photos, Photos]]:
     """The model that all start from, and the photos to train on and to search."""
     splits = [read_dataset(options.data, name) for name in ("train", "dev")]
     splits = [_captioned(dataset, options.captions, options.pictures) for dataset in splits]
@@ -183,7 +193,7 @@ def _captioned(dataset: Dataset, num_captions: int, most: int | None) -> Dataset
     return replace(dataset, pictures=found[:most])
 
 
-def compare(options: argparse.Namespace, recipe: Recipe, cache: Path) -> list[Figure]:
+def compare(options: Options, recipe: Recipe, cache: Path) -> list[Figure]:
     start, (train, dev) = read(options, recipe, cache)
     contenders = {name: Contender(loss, copy.deepcopy(start), recipe) for name, loss in LOSSES.items()}
     budget = 60 * options.minutes
@@ -221,34 +231,34 @@ def compare(options: argparse.Namespace, recipe: Recipe, cache: Path) -> list[Fi
     ]
 
 
-def main() -> None:
-    assert __doc__
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--data", type=Path, required=True, metavar="DIR", help="with a records.jsonl")
-    parser.add_argument("--cache", type=Path, metavar="DIR", help="of features; else DATA/features")
-    parser.add_argument("--minutes", type=float, default=5.0, help="of one core, for each")
-    parser.add_argument("--captions", type=int, default=4, help="of each picture in a step")
-    parser.add_argument("--pictures", type=int, metavar="N", help="the first N of each split (all)")
-    parser.add_argument("--batch-size", type=int, default=96)
-    parser.add_argument("--model", default="default", help="whose towers are used")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--smoke", action="store_true", help="small random towers, a few steps")
-    parser.add_argument("--out", type=Path, default=RESULTS, metavar="DIR", help="folder for the results")
-    options = parser.parse_args()
+app = typer.Typer(add_completion=False)
+
+
+@app.command(help=__doc__)
+def main(
+    data: Annotated[Path, typer.Option(metavar="DIR", help="With a records.jsonl.")],
+    cache: Annotated[Path | None, typer.Option(help="Of features; by default DATA/features.")] = None,
+    minutes: Annotated[float, typer.Option(help="Of one core, for each.")] = 5.0,
+    captions: Annotated[int, typer.Option(help="Of each picture in a step.")] = 4,
+    pictures: Annotated[int | None, typer.Option(metavar="N", help="The first N of each split.")] = None,
+    batch_size: int = 96,
+    model: Annotated[str, typer.Option(help="Whose towers are used.")] = "default",
+    seed: int = 0,
+    smoke: Annotated[bool, typer.Option("--smoke", help="A few steps.")] = False,
+    out: Out = RESULTS,
+) -> None:
     torch.set_num_threads(1)
-    recipe = Recipe(batch_size=options.batch_size, seed=options.seed)
-    options.minutes = 0.02 if options.smoke else options.minutes
-    options.out.mkdir(parents=True, exist_ok=True)
+    recipe = Recipe(batch_size=batch_size, seed=seed)
+    options = Options(data, 0.02 if smoke else minutes, captions, pictures, model)
+    out.mkdir(parents=True, exist_ok=True)
     at, others = current_commit(), OtherPrograms()
-    figures = compare(options, recipe, options.cache or options.data / "features")
+    figures = compare(options, recipe, cache or data / "features")
     busy = others.share()
-    setting = {name: getattr(options, name) for name in ("captions", "pictures", "batch_size", "seed")}
-    found = [figure.as_json() for figure in figures]
-    keep("pairs", {"other_programs": busy, "setting": setting, "figures": found}, options.out, at)
+    setting = {"captions": captions, "pictures": pictures, "batch_size": batch_size, "seed": seed}
+    measured = [figure.as_json() for figure in figures]
+    keep("pairs", {"other_programs": busy, "setting": setting, "figures": measured}, out, at)
     show("pairs", figures, busy)
 
 
 if __name__ == "__main__":
-    main()
+    app()

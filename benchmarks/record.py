@@ -6,7 +6,6 @@ processor other programs used meanwhile, so that a figure from a busy machine is
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import platform
@@ -19,9 +18,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
+import typer
 from rich.console import Console
 from rich.table import Table
 
@@ -31,6 +31,7 @@ from xattn.model import XAttnModel
 from xattn.service.samples import PROJECT_DIR, Samples
 
 RESULTS = PROJECT_DIR / "benchmarks" / "results"
+Out = Annotated[Path, typer.Option(metavar="DIR", help="Folder for the results.")]
 QUIET = 0.05
 """Share of the processor that other programs may use before a result says that it should be repeated."""
 
@@ -78,17 +79,19 @@ def main(name: str, summary: str, measure: Callable[[Path], Result]) -> None:
     measure: is given the folder for results, which exists.
     """
     keep_freed_memory()  # as all programs of xattn do
-    parser = argparse.ArgumentParser(prog=f"python -m benchmarks.{name}", description=summary)
-    parser.add_argument("--out", type=Path, default=RESULTS, metavar="DIR", help="folder for the results")
-    out: Path = parser.parse_args().out
-    out.mkdir(parents=True, exist_ok=True)
-    commit = current_commit()
-    others = OtherPrograms()
-    result = measure(out)
-    busy = others.share()
-    figures = [figure.as_json() for figure in result.figures]
-    keep(name, {"other_programs": busy, **result.setting, "figures": figures}, out, commit)
-    show(name, result.figures, busy)
+
+    def run(out: Out = RESULTS) -> None:
+        out.mkdir(parents=True, exist_ok=True)
+        commit = current_commit()
+        others = OtherPrograms()
+        result = measure(out)
+        busy = others.share()
+        figures = [figure.as_json() for figure in result.figures]
+        keep(name, {"other_programs": busy, **result.setting, "figures": figures}, out, commit)
+        show(name, result.figures, busy)
+
+    run.__doc__ = summary
+    typer.run(run)
 
 
 def keep(
