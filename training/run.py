@@ -60,6 +60,8 @@ def run(
     """Trains a model by the recipe and saves it. A killed run goes on from its last checkpoint.
 
     Args:
+        recipe: what is trained, and how
+        places: where the data lie and where the model goes
         minutes: training stops after so long, and goes on with the next call
         half: the trained blocks of the towers run in bfloat16
         progress: called with (what is done, photos done, photos in all)

@@ -34,9 +34,11 @@ def rank(
     """The k best candidates, and those of the same score as the last of them, in no order.
 
     Args:
+        model: scores the stored regions
         candidates: contents with their regions, a part at a time; one part is in memory
         phrases: the whole text first, by which is ranked, then its phrases
         embeddings: of the phrases, unit norm
+        k: how many candidates to return
     """
     best: list[Ranked] = []
     for contents, regions in candidates:

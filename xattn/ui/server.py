@@ -45,7 +45,10 @@ def launch(
 
     Args:
         index_dir: an index; None: the sample photos, which are indexed at the first start.
+        model: a model, or the name or directory of one.
+        host: the address to listen on.
         port: None takes the first free one from 7860 on.
+        open_browser: open the page in the browser once it answers.
         announce: called with the page's address once it answers.
         report: called with each status of the preparation, on the preparing thread. What goes wrong there
             (an index of another model, an unknown model) is a status, shown on the page too.
