@@ -81,7 +81,8 @@ def test_embeddings_as_a_faiss_file(indexed, tmp_path):
     import faiss
 
     assert run("embeddings", tmp_path / "out.npy").exit_code == 0
-    assert run("embeddings", tmp_path / "out.faiss").exit_code == 0
+    # The same paths beside it, which the first command wrote.
+    assert run("embeddings", tmp_path / "out.faiss", "--force").exit_code == 0
     flat, rows = faiss.read_index(str(tmp_path / "out.faiss")), np.load(tmp_path / "out.npy")
     assert flat.metric_type == faiss.METRIC_INNER_PRODUCT
     np.testing.assert_array_equal(flat.reconstruct_n(0, flat.ntotal), rows)
