@@ -160,3 +160,16 @@ def test_models_of_other_towers_are_refused(
     monkeypatch.setattr(own_run, "load_model", lambda *_, **__: color_model())
     with pytest.raises(DataError, match="ColorVision and ColorText"):
         run(TINY, replace(places, out=tmp_path / "out"))
+
+
+@pytest.mark.parametrize("folder", ["out", "out-run"])
+def test_folders_of_a_person_are_left_as_they_are(
+    tmp_path: Path, folder: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / folder).mkdir()
+    notes = tmp_path / folder / "log.jsonl"
+    notes.write_text("a person's own")
+    given = ["--data", str(tmp_path), "--out", str(tmp_path / "out")]
+    assert train.main(given) == 2
+    assert str(tmp_path / folder) in capfd.readouterr().err.replace("\n", "")
+    assert notes.read_text() == "a person's own"

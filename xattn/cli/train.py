@@ -40,8 +40,8 @@ class Options:
     """split of it"""
     work: Annotated[Path | None, arg(metavar="DIR")] = None
     """features, checkpoint and log; else OUT-run"""
-    device: str = "cpu"
-    """cpu or cuda"""
+    device: str = "auto"
+    """cpu or cuda; auto: a GPU if there is one"""
     track: Annotated[str | None, arg(metavar="PROJECT")] = None
     """project of trackio to log to, on this machine"""
     smoke: bool = False
@@ -64,6 +64,11 @@ def train(context: typer.Context) -> None:
 def main(arguments: Sequence[str], program: str = "xattn train") -> int:
     """Returns the exit status; a mistake in the command ends the program with 2."""
     options = parsed(arguments, program)
+    work = options.work or options.out.with_name(f"{options.out.name}-run")
+    in_the_way = _foreign(options.out, work)
+    if in_the_way is not None:
+        terminal.err.print(f"xattn: {terminal.plain(in_the_way)}")
+        return 2
     try:
         settings = checked(options.settings)
         from xattn.training import parallel  # torch takes seconds, `--help` should not
@@ -74,7 +79,7 @@ def main(arguments: Sequence[str], program: str = "xattn train") -> int:
         places = Places(
             data=options.data,
             out=options.out,
-            work=options.work or options.out.with_name(f"{options.out.name}-run"),
+            work=work,
             model=options.model,
             validate_on=options.validate_on,
             reference=options.reference,
@@ -93,7 +98,7 @@ def main(arguments: Sequence[str], program: str = "xattn train") -> int:
             result = run(
                 settings,
                 places,
-                device=options.device,
+                device=_device(options.device),
                 progress=bar.update if speaks else None,
                 on_entry=on_entry if speaks else None,
                 compare=not options.no_comparison,
@@ -107,6 +112,31 @@ def main(arguments: Sequence[str], program: str = "xattn train") -> int:
     if speaks:
         _show_result(result, places.out, places.work)
     return 0
+
+
+def _device(name: str) -> str:
+    import torch
+
+    return name if name != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def _foreign(out: Path, work: Path) -> str | None:
+    """What is in the way of the run's folders: they are a person's own, unless an earlier run made them."""
+    from xattn.model.directory import foreign_entry
+
+    foreign = foreign_entry(out)
+    if foreign is not None:
+        return (
+            f"{out} holds {foreign!r} and is no model directory of xattn; it is left as it is. Name an empty "
+            "directory or one that does not exist with --out"
+        )
+    names = {path.name for path in work.iterdir()} if work.is_dir() else set()
+    if names and not names & {"features", "state.pt"}:
+        return (
+            f"{work} holds {sorted(names)[0]!r} and is no folder of an earlier run; it is left as it is. Name "
+            "another with --work"
+        )
+    return None
 
 
 def parsed(arguments: Sequence[str], program: str = "xattn train") -> Options:

@@ -18,73 +18,80 @@ PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """One run.
-
-    mode:           head, lora, last-blocks or full; see `xattn.training.modes`
-    batch_size:     pictures that are told apart in one step, over all processes
-    chunk:          pictures, and captions, that pass the towers at once: what memory grows with, while the
-                    batch, and with it the wrong answers, may be as large as wanted
-    views:          versions of each picture: whole, mirrored, then random crops, new ones in every epoch
-                    where the towers are trained (there at least 4, half of them crops). In head mode each
-                    is one more pass of all pictures through the towers, where most of the time goes
-    captions:       drawn per picture and step, fewer where it has fewer
-    loss:           info_nce or sigmoid, over all pairs of a batch
-    tower_rate:     learning rate inside the towers; 0: by mode, see TOWER_RATES
-    rank, alpha:    of the adapters, mode lora
-    blocks:         of each net, mode last-blocks
-    precision:      of the towers' arithmetic: fp32, bf16 or fp16; auto: bf16 on a GPU that has it
-    compile:        torch.compile for the towers' blocks: some minutes more at the start, for a GPU
-    shard:          spread the towers' weights over the processes (FSDP), mode full
-    ema:            decay of the moving average of the weights that is validated and saved; 0: none
-    patience:       stop after so many validations without a better recall; 0 never stops
-    validations:    how often the held-out pictures are searched, spread over the run
-    held_out:       share of the pictures held out where the data has no splits; at most max_held_out
-    max_forgetting: recall@1 that the reference set may lose, as a share; see `run.interpolated`
-    keep:           share of the starting weights in the result where nothing measures forgetting
-    replay_share:   share of general pictures in each batch, where there are some to replay
-    max_replay:     general pictures to train on, at most; replay_apart: to measure forgetting on
-    hard_group:     pictures that the model confuses and a batch holds together; 0: none, see `mining`
-    hard_every:     epochs after which they are looked for anew
-    same_text, same_picture: cosines from which two captions or pictures are taken for the same
-    save_seconds:   between two checkpoints; does not change the result
-    """
+    """One run; each field is an option of `xattn train`, described below it."""
 
     mode: str = "head"
+    """what is trained: head, lora, last-blocks or full; see xattn.training.modes"""
     epochs: int = 20
+    """times that every picture is trained on"""
     batch_size: int = 64
+    """pictures that are told apart in one step, over all processes"""
     chunk: int = 32
+    """pictures, and captions, that pass the towers at once: what memory grows with"""
     captions: int = 4
+    """captions drawn per picture and step, fewer where it has fewer"""
     views: int = 1
+    """versions of each picture: whole, mirrored, then crops; in mode head one pass through the towers each"""
     loss: str = "info_nce"
+    """info_nce or sigmoid, over all pairs of a batch"""
     learning_rate: float = 3e-4
+    """learning rate of the heads, at its highest"""
     tower_rate: float = 0.0
+    """learning rate inside the towers; 0: by mode"""
     weight_decay: float = 0.05
+    """weight decay of matrices"""
     warmup_share: float = 0.1
+    """share of the steps in which the learning rate rises"""
     max_gradient_norm: float = 1.0
+    """gradients are scaled down to this norm"""
     max_scale: float = 60.0
+    """highest inverse temperature of the contrastive loss"""
     rank: int = 8
+    """rank of the adapters, mode lora"""
     alpha: float = 16.0
+    """scale of the adapters, mode lora"""
     blocks: int = 2
+    """trained blocks of each net, mode last-blocks"""
     precision: str = "auto"
+    """arithmetic of the towers: fp32, bf16 or fp16; auto: bf16 on a GPU that has it"""
     compile: bool = False
+    """compile the towers' blocks: some minutes more at the start, for a GPU"""
     shard: bool = False
+    """spread the towers' weights over the processes (FSDP), mode full"""
     ema: float = 0.0
+    """decay of the moving average of the weights that is validated and saved; 0: none"""
     validations: int = 20
+    """how often the held-out pictures are searched, spread over the run"""
     patience: int = 6
+    """stop after so many validations without a better recall; 0 never stops"""
     held_out: float = 0.1
+    """share of the pictures held out where the data has no splits"""
     max_held_out: int = 500
+    """pictures held out, at most"""
     max_forgetting: float = 0.02
+    """recall@1 that the reference set may lose, as a share"""
     keep: float = 0.3
+    """share of the starting weights in the result where nothing measures forgetting"""
     replay_share: float = 0.5
+    """share of general pictures in each batch, where there are some to replay"""
     max_replay: int = 600
+    """general pictures to train on, at most"""
     replay_apart: int = 200
+    """general pictures kept apart to measure forgetting on"""
     hard_group: int = 0
+    """pictures that the model confuses and a batch holds together; 0: none"""
     hard_every: int = 3
+    """epochs after which confused pictures are looked for anew"""
     same_text: float = 0.9
+    """cosine from which two captions are taken for the same"""
     same_picture: float = 0.95
+    """cosine from which two pictures are taken for the same"""
     save_seconds: float = 20.0
+    """seconds between two checkpoints; does not change the result"""
     max_pictures: int = 0
+    """pictures to train on, at most; 0: all"""
     seed: int = 0
+    """of everything that is drawn at random"""
 
 
 def smoke(settings: Settings) -> Settings:
