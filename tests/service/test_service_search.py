@@ -141,3 +141,28 @@ def test_real_samples_have_credits_and_queries():
     assert len(samples.queries) >= 8
     assert samples.credit(samples.photos / photos[0]) == samples.credits[photos[0]]
     assert samples.credit(Path("/elsewhere") / photos[0]) is None
+
+
+def test_closed_during_a_slow_load_it_stays_closed(model, samples, monkeypatch):
+    loading, go_on = threading.Event(), threading.Event()
+
+    def slow(name):
+        loading.set()
+        assert go_on.wait(10)
+        return model
+
+    monkeypatch.setattr("xattn.service.search.load_model", slow)
+    monkeypatch.setattr("xattn.service.search.JOIN_SECONDS", 0.01)
+    backend = Backend(None, "slow", samples)
+    seen = []
+    backend.start(seen.append)
+    assert loading.wait(10)
+    backend.close()
+    go_on.set()
+    for thread in threading.enumerate():
+        if thread.name == "xattn-prepare":
+            thread.join(10)
+    assert backend.status.stage == "failed"
+    assert "ready" not in [status.stage for status in seen]
+    with pytest.raises(NotReady):
+        backend.search("red", 1)

@@ -93,3 +93,11 @@ def test_app_ends_with_a_message_instead_of_a_trace(tmp_path):
     assert ended.returncode == 1
     assert "there is no index at" in ended.stderr
     assert "Traceback" not in ended.stderr
+
+
+def test_an_address_that_is_not_this_machines_is_told_as_such(tmp_path, monkeypatch):
+    (tmp_path / "index").mkdir()
+    elsewhere = (socket.AF_INET, socket.SOCK_STREAM, 0, "", ("203.0.113.7", 0))  # kept for documentation
+    monkeypatch.setattr("xattn.ui.server.socket.getaddrinfo", lambda *_, **__: [elsewhere])
+    with pytest.raises(XattnError, match=r"cannot listen on 203\.0\.113\.7"):
+        launch(tmp_path / "index", host="203.0.113.7")

@@ -127,14 +127,14 @@ def _foreign(out: Path, work: Path) -> str | None:
     foreign = foreign_entry(out)
     if foreign is not None:
         return (
-            f"{out} holds {foreign!r} and is no model directory of xattn; it is left as it is. Name an empty "
-            "directory or one that does not exist with --out"
+            f"{out} holds {foreign!r} and is no model directory of xattn; it is left as it is. Name an "
+            "empty directory or one that does not exist with --out"
         )
     names = {path.name for path in work.iterdir()} if work.is_dir() else set()
     if names and not names & {"features", "state.pt"}:
         return (
-            f"{work} holds {sorted(names)[0]!r} and is no folder of an earlier run; it is left as it is. Name "
-            "another with --work"
+            f"{work} holds {sorted(names)[0]!r} and is no folder of an earlier run; it is left as it is. "
+            "Name another with --work"
         )
     return None
 

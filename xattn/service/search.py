@@ -19,6 +19,8 @@ from xattn.service.samples import Samples
 from xattn.types import Grounding, Hit, Progress
 
 BUSY_RETRY_SECONDS = 1.0
+JOIN_SECONDS = 10.0
+"""How long `close` waits for the preparation to end."""
 
 _log = logging.getLogger(__name__)
 
@@ -38,7 +40,7 @@ class NotReady(XattnError):
 
 
 class _Stopped(Exception):
-    """`close` was called while pictures were being indexed."""
+    """`close` was called during the preparation."""
 
 
 class Backend:
@@ -75,7 +77,7 @@ class Backend:
         """Ends the preparation, keeping what is indexed, and closes the engine."""
         self._stop.set()
         if self._thread is not None:
-            self._thread.join(timeout=10)
+            self._thread.join(timeout=JOIN_SECONDS)
         with self._turn:
             if self._engine is not None:
                 self._engine.close()
@@ -123,12 +125,13 @@ class Backend:
             set_status(self.status)
             model = load_model(self._model) if isinstance(self._model, str) else self._model
             if self.index_dir is None:
-                engine = self._open_samples(model)
-                self._engine = engine
+                engine = self._take(self._open_samples(model))
                 self._index_samples(engine, set_status)
             else:
-                self._engine = engine = open_index(self.index_dir, model)
+                engine = self._take(open_index(self.index_dir, model))
             engine.search("a warm-up", 1)  # loads the tagger, pages in the index
+            if self._stop.is_set():
+                raise _Stopped
             set_status(Status("ready", f"Ready, {len(engine)} pictures"))
         except _Stopped:
             pass
@@ -139,6 +142,15 @@ class Backend:
             set_status(
                 Status("failed", f"The engine could not be started: {type(error).__name__}: {error}")
             )
+
+    def _take(self, engine: Engine) -> Engine:
+        """Makes an engine the one that answers; closes it where the backend was closed in the meantime."""
+        with self._turn:
+            if self._stop.is_set():
+                engine.close()
+                raise _Stopped
+            self._engine = engine
+        return engine
 
     def _open_samples(self, model: XAttnModel) -> Engine:
         if not self.samples.exist():

@@ -31,7 +31,7 @@ class Settings:
     captions: int = 4
     """captions drawn per picture and step, fewer where it has fewer"""
     views: int = 1
-    """versions of each picture: whole, mirrored, then crops; in mode head one pass through the towers each"""
+    """versions of each picture: whole, mirrored, crops; in mode head one pass through the towers each"""
     loss: str = "info_nce"
     """info_nce or sigmoid, over all pairs of a batch"""
     learning_rate: float = 3e-4

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import tempfile
 import threading
 import time
@@ -101,6 +102,7 @@ def _start(backend: Backend, folder: Path, host: str, port: int | None) -> tuple
     from xattn.ui.page import build
     from xattn.ui.render import Renderer
 
+    _check_address(host)
     renderer = Renderer(folder / "overlays")
     gr.set_static_paths(renderer.folder)
     page = build(backend, renderer)
@@ -125,6 +127,19 @@ def _start(backend: Backend, folder: Path, host: str, port: int | None) -> tuple
         taken = f"port {port} is" if port is not None else "the ports from 7860 to 7959 are"
         raise XattnError(f"{taken} taken on {host}; choose another with --port") from error
     return page, url
+
+
+def _check_address(host: str) -> None:
+    """Raises XattnError unless this machine can listen on an address."""
+    try:
+        family, _, _, _, address = socket.getaddrinfo(host, 0, type=socket.SOCK_STREAM)[0]
+        with socket.socket(family, socket.SOCK_STREAM) as probe:
+            probe.bind(address)
+    except OSError as error:
+        raise XattnError(
+            f"this machine cannot listen on {host}: {error.strerror or error}; --host takes 127.0.0.1 "
+            "(this machine only), 0.0.0.0 (every network) or one of its addresses"
+        ) from error
 
 
 def _theme() -> Base:
