@@ -11,6 +11,7 @@ from pathlib import Path
 
 from xattn.datasets import Dataset, HardNegative, NamedBox, Record, Statement, load_dataset
 from xattn.errors import DataError
+from xattn.evaluation.attributes import measure_colours, measure_presence
 from xattn.evaluation.encoding import EncodedPictures
 from xattn.evaluation.grounding import measure_grounding
 from xattn.evaluation.measures import Measured, OnProgress, Settings
@@ -92,6 +93,8 @@ def _measure(
             *measure_search(model, encoded, kept, settings, progress),
             *measure_grounding(model, encoded, kept, settings, progress),
             *measure_hard_negatives(model, encoded, kept, settings),
+            *measure_colours(model, encoded, kept),
+            *measure_presence(model, encoded, kept),
         ]
         # Pictures of archives are files in a cache; a person knows them by their names in the archive.
         label = {record.image: Path(record.label) for record in dataset.records}

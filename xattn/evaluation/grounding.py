@@ -20,6 +20,8 @@ Boxes = Float[np.ndarray, "n 4"]
 MODEL, CENTER, RANDOM, LARGEST = "model", "picture centre", "random place", "largest region"
 POINTING, ENERGY, BOX = "pointing game", "energy in box", "box accuracy at IoU 0.5"
 CENTER_BOX = np.array([0.25, 0.25, 0.75, 0.75])
+SMALL = 0.02
+"""Share of the picture that the boxes of a small thing cover together."""
 WHOLE_PICTURE = np.array([0.0, 0.0, 1.0, 1.0])
 
 
@@ -46,6 +48,7 @@ def measure_grounding(
         row = {name: i for i, name in enumerate(names)}
         cases: dict[tuple[str, str], list[float]] = {}
         pictures: list[int] = []
+        areas: list[float] = []
         for done, (picture, boxes) in enumerate(wanted, 1):
             asked = [Phrase(name, 0, len(name), "whole") for name in boxes]
             embeddings = vectors[[row[name] for name in boxes]]
@@ -57,7 +60,19 @@ def measure_grounding(
                 for key, value in _judge(grounding, right, largest, settings).items():
                     cases.setdefault(key, []).append(value)
                 pictures.append(picture)
+                areas.append(float(geometry.area_share(right)))
             progress(f"grounding {kind}", done, len(wanted))
+        small = np.array(areas) < SMALL
+        for subject in (MODEL, CENTER) if small.any() else ():
+            yield Measured(
+                f"grounding: {kind} below {SMALL:.0%} of the picture",
+                POINTING,
+                subject,
+                np.array(cases[POINTING, subject], float)[small],
+                np.array(pictures)[small],
+                reference=CENTER if subject == MODEL else None,
+                is_baseline=subject != MODEL,
+            )
         for (measure, subject), values in cases.items():
             yield Measured(
                 f"grounding: {kind}",
