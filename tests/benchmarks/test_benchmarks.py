@@ -60,7 +60,9 @@ def test_a_run_writes_what_repeats_it(
 ) -> None:
     monkeypatch.setattr(sys, "argv", ["benchmarks.demo", "--out", str(tmp_path / "new")])
     figures = [Figure("speed", 12345.678, "pictures/s", at_least=20000)]
-    record.main("demo", "Nothing.", lambda out: Result(figures, {"pictures": 3}))
+    with pytest.raises(SystemExit) as ended:
+        record.main("demo", "Nothing.", lambda out: Result(figures, {"pictures": 3}))
+    assert not ended.value.code
     found = json.loads((tmp_path / "new" / "demo.json").read_text(encoding="utf-8"))
     assert found["command"].startswith("python -m benchmarks.demo --out ")
     assert found["pictures"] == 3
@@ -166,7 +168,9 @@ def test_pairs_in_small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
     ticks = itertools.accumulate(itertools.cycle([0.0, 0.25, 0.0, 0.5]))
     clock = SimpleNamespace(process_time=lambda: next(ticks), perf_counter=time.perf_counter)
     monkeypatch.setattr(pairs, "time", clock)
-    pairs.main()
+    with pytest.raises(SystemExit) as ended:
+        pairs.app()
+    assert not ended.value.code
     found = json.loads((tmp_path / "pairs.json").read_text(encoding="utf-8"))
     values = {figure["name"]: figure["value"] for figure in found["figures"]}
     assert min(values["all pairs: steps"], values["sampled: steps"]) >= 2

@@ -28,7 +28,7 @@ def dataset_fixture(tmp_path: Path) -> Dataset:
     records = []
     for number, (spot, phrase) in enumerate([("red", "a red spot"), ("blue", "a yellow spot")]):
         path = tmp_path / f"{number}.png"
-        paint((5, 7), "gray", {(1, 4): spot, (2, 4): spot}).save(path)
+        paint((5, 7), "cyan", {(1, 4): spot, (2, 4): spot}).save(path)
         records.append(
             Record(
                 str(number),

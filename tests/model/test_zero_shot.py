@@ -109,7 +109,7 @@ def test_without_a_network_the_message_says_so(
     name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
-    with pytest.raises(ModelNotFound, match=r"could not be downloaded.*openclip:ARCH@FILE"):
+    with pytest.raises(ModelNotFound, match=r"not on this machine.*openclip:ARCH@FILE"):
         load_model(name)
 
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import multiprocessing
 import random
 import shutil
 import time
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -20,7 +22,12 @@ from xattn.training.settings import Settings
 # Processes that begin with everything imported (see conftest), so that what is killed is the run and not
 # the start.
 CONTEXT = multiprocessing.get_context("forkserver")
-FILES = ("model.safetensors", "config.json")
+
+
+def saved(directory: Path) -> tuple[bytes, dict[str, Any]]:
+    """The weights and the config, which may stand under either of their two names."""
+    config = json.loads((directory / "config.json").read_text())
+    return (directory / config.pop("files")["weights"]).read_bytes(), config
 
 
 def train(settings: Settings, places: Places) -> None:
@@ -65,7 +72,7 @@ def test_killed_at_random_moments(
     uninterrupted.join()
     duration = time.monotonic() - started
     assert uninterrupted.exitcode == 0
-    expected = [(whole.out / name).read_bytes() for name in FILES]
+    expected = saved(whole.out)
 
     draw = random.Random(mode)
     killed, places = 0, Places(data, tmp_path / "killed", work("killed"), model)
@@ -81,7 +88,7 @@ def test_killed_at_random_moments(
             killed += 1
             continue
         assert process.exitcode == 0
-        assert [(places.out / name).read_bytes() for name in FILES] == expected
+        assert saved(places.out) == expected
         if killed >= kills:
             break
         # Done before it could be killed often enough: once more from the beginning.

@@ -11,7 +11,6 @@ from pathlib import Path
 
 from xattn.errors import DataError
 from xattn.evaluation import evaluate
-from xattn.model import XAttnModel
 from xattn.model.checkpoint import load_model, save_model
 from xattn.training import modes, parallel
 from xattn.training.calibrate import calibrate
@@ -60,10 +59,11 @@ def _run(
         raise DataError("setting shard: expected several processes, as torchrun starts them, found one")
     model = load_model(places.model, device=device)
     modes.nets_of(model)  # before hours are spent: can it be trained at all?
+    start = model.fingerprint  # before adapters are added and weights are spread over processes
     data = load_own(places.data, settings, places.validate_on)
     places.work.mkdir(parents=True, exist_ok=True)
     prepared = Prepared(model, data, settings, places, progress)
-    key = _key(settings, prepared, model)
+    key = _key(settings, prepared, start)
     loop = Loop(
         prepared.objective,
         prepared.batches,
@@ -107,16 +107,16 @@ def _finished(
     return result
 
 
-def _key(settings: Settings, prepared: Prepared, model: XAttnModel) -> str:
-    """Of all that the result depends on."""
+def _key(settings: Settings, prepared: Prepared, start: str) -> str:
+    """Of all that the result depends on. start: fingerprint of the model before training."""
     # How often a run is saved changes nothing, so that it may differ when the run goes on.
     told = {k: v for k, v in asdict(settings).items() if k != "save_seconds"}
     data, general = prepared.data, prepared.general
     used = (*data.train, *data.held_out, *(general.train if general else ()))
     records = [[str(r.image), *r.captions] for r in used]
-    described = json.dumps([told, records, asdict(model.calibration)])
+    described = json.dumps([told, records, asdict(prepared.model.calibration)])
     digest = hashlib.blake2b(described.encode(), digest_size=16)
-    return f"{digest.hexdigest()}:{model.fingerprint}"
+    return f"{digest.hexdigest()}:{start}"
 
 
 def _result(prepared: Prepared, state: State, share: float, note: str | None) -> Result:
