@@ -54,11 +54,16 @@ def test_killed_at_random_moments_the_old_or_the_new_content_is_there(tmp_path: 
     other.write_bytes(b"a person's own")
     seen = set()
     for kill in range(50):
+        written, writes = os.pipe()
         child = os.fork()
         if child == 0:
-            for content in itertools.cycle(contents):
+            for content in itertools.cycle(contents[1:]):
                 write_bytes(path, content)
-        time.sleep(random.Random(kill).uniform(0.001, 0.03))
+                os.write(writes, b".")
+        os.close(writes)
+        assert os.read(written, 1) == b"."  # on a slow disk the first write takes longer than any sleep
+        os.close(written)
+        time.sleep(random.Random(kill).uniform(0.0, 0.03))
         os.kill(child, signal.SIGKILL)
         os.waitpid(child, 0)
         content = path.read_bytes()

@@ -203,8 +203,8 @@ def test_measures_what_there_is(model: XAttnModel, painted: Dataset, keep: set[s
         groups
         == {
             "captions": {"text → image", "image → text", "match probability", "nothing matched"},
-            "boxes": {"grounding: categories"},
-            "phrases": {"grounding: phrases"},
+            "boxes": {"grounding: categories", "presence of categories"},
+            "phrases": {"grounding: phrases", "right colour of eleven"},
             "hard_negatives": {"hard negatives"},
         }[min(keep)]
     )
