@@ -4,11 +4,11 @@ decode      one file → an upright RGB picture, or an ImageError with the reaso
 pixels      any mode of pixels → upright 8-bit RGB
 scan        the picture files at and below given paths
 similar     pictures that look the same
+sniff       what a file is by its first bytes
 """
 
 from xattn.images.decode import (
     EXTENSIONS,
-    FORMATS,
     MAX_PIXELS,
     UNREADABLE_EXTENSIONS,
     Decoded,
@@ -16,6 +16,7 @@ from xattn.images.decode import (
 )
 from xattn.images.pixels import upright
 from xattn.images.scan import scan
+from xattn.images.sniff import FORMATS
 
 __all__ = [
     "EXTENSIONS",

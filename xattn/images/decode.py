@@ -20,11 +20,11 @@ from PIL import (
     PngImagePlugin,
     TiffImagePlugin,
     WebPImagePlugin,
-    features,
 )
 
 from xattn.errors import ImageError
 from xattn.images.pixels import orientation_of, reason_of, to_rgb, transposed
+from xattn.images.sniff import PREFIX_BYTES, check_format
 from xattn.types import Size
 
 MAX_PIXELS = 128_000_000
@@ -42,19 +42,19 @@ _PLUGINS: dict[str, type[ImageFile.ImageFile]] = {
     "TIFF": TiffImagePlugin.TiffImageFile,
     "AVIF": AvifImagePlugin.AvifImageFile,
 }
-FORMATS = tuple(name for name in _PLUGINS if name != "AVIF" or features.check("avif"))
 
 EXTENSIONS = frozenset(
     {".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".apng"}
     | {".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif"}
 )
-"""Lower case. By these `scan` recognises pictures."""
+"""Lower case. Files called so are taken for pictures without a look at their content."""
 
 UNREADABLE_EXTENSIONS = frozenset(
     {".heic", ".heif", ".jxl", ".jp2", ".psd"}
     | {".dng", ".cr2", ".cr3", ".nef", ".arw", ".orf", ".rw2", ".raf"}
 )
-"""Pictures too, which a person expects to find; so `scan` names them rather than passing over them."""
+"""Pictures too, which a person expects to find; so `scan` names them rather than passing over them, unless
+their content is that of a readable picture."""
 
 
 _END_OF_JPEG = b"\xff\xd9"
@@ -102,9 +102,7 @@ def load(
 def _decode(
     path: str | os.PathLike[str], file: IO[bytes], at_least: int | None, max_pixels: int
 ) -> Decoded:
-    name = _format(file.read(16))
-    if name is None:
-        raise ImageError(path, f"it is not a picture: its content is none of {', '.join(FORMATS)}")
+    name = check_format(path, file.read(PREFIX_BYTES))
     # Parsers of damaged files raise what happens to go wrong: struct.error, KeyError, zlib.error, …
     try:
         file.seek(0)
@@ -131,14 +129,6 @@ def _decode(
     return Decoded(upright_picture, (width, height) if orientation >= 5 else (height, width))
 
 
-def _format(prefix: bytes) -> str | None:
-    for name in FORMATS:
-        accept = Image.OPEN[name][1]
-        if accept is not None and accept(prefix) is True:  # a string says that support is not built in
-            return name
-    return None
-
-
 def _has_end(file: IO[bytes]) -> bool:
     """Whether an end-of-image marker follows the header, after which Pillow leaves a JPEG file.
 
@@ -156,6 +146,3 @@ def _has_end(file: IO[bytes]) -> bool:
             return True
         last = block[-1:]
     return False
-
-
-# --- finding --------------------------------------------------------------------------------------------

@@ -10,18 +10,20 @@ from pathlib import Path
 from xattn.errors import ImageError
 from xattn.images.decode import EXTENSIONS, UNREADABLE_EXTENSIONS
 from xattn.images.pixels import reason_of
+from xattn.images.sniff import PREFIX_BYTES, is_picture_under_any_name
 from xattn.types import Skipped
 
 
 def scan(paths: str | os.PathLike[str] | Sequence[str | os.PathLike[str]]) -> list[Path | Skipped]:
     """The picture files at and below `paths`, and what is skipped; absolute, each once, ordered by path.
 
-    Files are told by their extension; nothing is opened. Below a folder, hidden files and folders (a
-    leading dot) and files that are no pictures are passed over in silence; links to folders are followed,
-    but each real folder is listed once, so loops end, and under its own path where it has one below
-    `paths`. Skipped, with the reason, are: a folder that cannot be listed; a picture that is a broken link
-    or no regular file, or is in a format that cannot be read, or has a name that is not valid Unicode; a
-    file that was named in `paths` and is no picture. An empty folder is no error.
+    Files with the extension of a picture are told by it and not opened; others are pictures if their first
+    bytes say so. Below a folder, hidden files and folders (a leading dot) and files that are no pictures
+    are passed over in silence; links to folders are followed, but each real folder is listed once, so loops
+    end, and under its own path where it has one below `paths`. Skipped, with the reason, are: a folder that
+    cannot be listed; a picture that is a broken link or no regular file, or is in a format that cannot be
+    read, or has a name that is not valid Unicode; a file that was named in `paths` and is no picture. An
+    empty folder is no error.
 
     Raises ImageError if one of `paths` does not exist, before any folder is listed.
     """
@@ -74,18 +76,26 @@ class _Walk:
 
     def take_file(self, path: str, regular: bool, *, named: bool) -> None:
         extension = os.path.splitext(path)[1].lower()
-        if extension in UNREADABLE_EXTENSIONS:
+        if extension not in EXTENSIONS and regular and _is_picture_by_content(path, extension):
+            self._take(path)
+        elif extension in UNREADABLE_EXTENSIONS:
             self._skip(path, f"{extension} files cannot be read; convert it to JPEG or PNG")
         elif extension not in EXTENSIONS:
             if named:
                 readable = ", ".join(sorted(EXTENSIONS))
-                self._skip(path, f"by its extension it is no picture; expected one of {readable}")
+                self._skip(
+                    path, f"by its extension and its content it is no picture; expected one of {readable}"
+                )
         elif not regular:
             self._skip(path, "it is a broken link" if os.path.islink(path) else "it is not a regular file")
-        elif not _is_unicode(path):
-            self._skip(path, "its name is not valid Unicode; rename it")
         else:
+            self._take(path)
+
+    def _take(self, path: str) -> None:
+        if _is_unicode(path):
             self.found[path] = Path(path)
+        else:
+            self._skip(path, "its name is not valid Unicode; rename it")
 
     def _skip(self, path: str, reason: str) -> None:
         # A path that is not valid Unicode could be neither printed nor stored.
@@ -97,6 +107,15 @@ def _is(entry: os.DirEntry[str], kind: str) -> bool:
     """Follows links; False for one that leads nowhere or in a circle."""
     try:
         return entry.is_dir() if kind == "dir" else entry.is_file()
+    except OSError:
+        return False
+
+
+def _is_picture_by_content(path: str, extension: str) -> bool:
+    """False, too, for a file that cannot be read: its name claims nothing."""
+    try:
+        with open(path, "rb") as file:
+            return is_picture_under_any_name(file.read(PREFIX_BYTES), extension)
     except OSError:
         return False
 
