@@ -119,6 +119,16 @@ def test_a_date_beyond_2262_is_a_date(engine: Engine, photos: Path) -> None:
     assert names(engine.add(photos).unchanged) == ["a.png", "b.png", "c.png"]
 
 
+def test_pictures_leave_the_index_when_their_folder_says_nomedia(engine: Engine, photos: Path) -> None:
+    private = photos / "private"
+    private.mkdir()
+    (photos / "a.png").rename(private / "a.png")
+    engine.add(photos)
+    (private / ".nomedia").touch()
+    assert names(engine.add(photos).removed) == ["a.png"]
+    assert names(engine.add(private).added) == ["a.png"]  # named, so it is wanted
+
+
 # --- places -----------------------------------------------------------------------------------------
 
 

@@ -134,3 +134,31 @@ def test_scan_skips_names_that_could_not_be_printed(tmp_path: Path) -> None:
     files, skipped = found_in(tmp_path)
     assert files == [good]
     assert skipped == {tmp_path / "bad\ufffd.jpg": "its name is not valid Unicode; rename it"}
+
+
+SYSTEM_FOLDERS = ["@eaDir/x.jpg", "#recycle", "#snapshot", "@Recycle", "$RECYCLE.BIN/S-1-5-21", "RECYCLER",
+    "System Volume Information", "lost+found", "__MACOSX", "node_modules/a/b", "Previews.lrdata/0",
+    "Photos.photoslibrary/resources/derivatives", ".Trashes", ".thumbnails"]  # fmt: skip
+
+
+@pytest.mark.parametrize("folder", SYSTEM_FOLDERS)
+@pytest.mark.parametrize("parent", ["", "trip/2019/"])
+def test_scan_passes_over_what_machines_keep(tmp_path: Path, folder: str, parent: str) -> None:
+    (wanted,) = touch(tmp_path, f"{parent}beach.jpg")
+    (kept_by_machine,) = touch(tmp_path, f"{parent}{folder}/y.jpg")
+    assert found_in(tmp_path) == ([wanted], {})
+    assert found_in(kept_by_machine.parent) == ([kept_by_machine], {})
+
+
+def test_scan_reads_the_originals_of_a_photo_library(tmp_path: Path) -> None:
+    (original,) = touch(tmp_path, "Photos.photoslibrary/originals/0/x.jpg")
+    assert found_in(tmp_path) == ([original], {})
+
+
+@pytest.mark.parametrize("marker", [".nomedia", ".noimage", ".NOMEDIA"])
+def test_scan_passes_over_a_marked_folder_unless_it_is_named(tmp_path: Path, marker: str) -> None:
+    outside, inside, deeper = touch(tmp_path, "a.jpg", "private/b.jpg", "private/deeper/c.jpg")
+    touch(tmp_path, f"private/{marker}")
+    assert found_in(tmp_path) == ([outside], {inside.parent: images.MARKED_REASON})
+    assert found_in(inside.parent) == ([inside, deeper], {})
+    assert found_in(tmp_path, inside.parent) == ([outside, inside, deeper], {})

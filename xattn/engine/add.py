@@ -271,7 +271,7 @@ class _Addition:
         self._last_commit = time.monotonic()
 
     def _forget_vanished(self, roots: Sequence[Path], scanned: set[Path], prune: bool) -> None:
-        """Removes deleted files, and with `prune` absent ones, too."""
+        """Removes deleted files, those of folders marked by `.nomedia`, and with `prune` absent ones."""
         folders = [root for root in roots if root.is_dir()]
         known = {path for folder in folders for path in self._store.catalogue.paths_at(folder)}
         vanished = [path for path in sorted(known - scanned) if is_gone(path)]
@@ -279,7 +279,11 @@ class _Addition:
         if prune:
             deleted, absent = vanished, []
         self._report.absent = absent
-        self._report.removed = sorted({*deleted, *self._outdated})
+        marked = {
+            skipped.path for skipped in self._report.skipped if skipped.reason == images.MARKED_REASON
+        }
+        hidden = [path for path in known - scanned if not marked.isdisjoint(path.parents)]
+        self._report.removed = sorted({*deleted, *self._outdated, *hidden})
         if self._report.removed:
             self._store.forget(self._report.removed)
         self._store.reclaim()

@@ -15,12 +15,13 @@ from xattn.images.decode import (
     load,
 )
 from xattn.images.pixels import upright
-from xattn.images.scan import scan
+from xattn.images.scan import MARKED_REASON, scan
 from xattn.images.sniff import FORMATS
 
 __all__ = [
     "EXTENSIONS",
     "FORMATS",
+    "MARKED_REASON",
     "MAX_PIXELS",
     "UNREADABLE_EXTENSIONS",
     "Decoded",

@@ -13,17 +13,31 @@ from xattn.images.pixels import reason_of
 from xattn.images.sniff import PREFIX_BYTES, is_picture_under_any_name
 from xattn.types import Skipped
 
+_SYSTEM_FOLDERS = frozenset(
+    {"@eadir", "#recycle", "#snapshot", "@recycle", "@recently-snapshot"}  # Synology, QNAP
+    | {"$recycle.bin", "recycler", "system volume information", "lost+found"}  # Windows, Linux
+    | {"__macosx", "node_modules"}
+)
+"""Lower case. What machines keep beside a person's pictures: previews, deleted files, packages."""
+_SYSTEM_SUFFIXES = (".lrdata",)  # previews of Lightroom
+_LIBRARY_SUFFIX = ".photoslibrary"  # of macOS Photos; the originals are in `originals` or `Masters`
+_LIBRARY_FOLDERS = frozenset({"originals", "masters"})
+
+_MARKERS = frozenset({".nomedia", ".noimage"})
+MARKED_REASON = "the folder is passed over: it holds .nomedia or .noimage; to read it, name it"
+
 
 def scan(paths: str | os.PathLike[str] | Sequence[str | os.PathLike[str]]) -> list[Path | Skipped]:
     """The picture files at and below `paths`, and what is skipped; absolute, each once, ordered by path.
 
     Files with the extension of a picture are told by it and not opened; others are pictures if their first
     bytes say so. Below a folder, hidden files and folders (a leading dot) and files that are no pictures
-    are passed over in silence; links to folders are followed, but each real folder is listed once, so loops
-    end, and under its own path where it has one below `paths`. Skipped, with the reason, are: a folder that
-    cannot be listed; a picture that is a broken link or no regular file, or is in a format that cannot be
-    read, or has a name that is not valid Unicode; a file that was named in `paths` and is no picture. An
-    empty folder is no error.
+    are passed over in silence, and so are folders that machines keep (`@eaDir`, `$RECYCLE.BIN`); links to
+    folders are followed, but each real folder is listed once, so loops end, and under its own path where it
+    has one below `paths`. Skipped, with the reason, are: a folder that cannot be listed; one below `paths`
+    that holds `.nomedia` or `.noimage` (MARKED_REASON); a picture that is a broken link or no regular file,
+    or is in a format that cannot be read, or has a name that is not valid Unicode; a file that was named in
+    `paths` and is no picture. An empty folder is no error.
 
     Raises ImageError if one of `paths` does not exist, before any folder is listed.
     """
@@ -54,6 +68,7 @@ class _Walk:
 
     def folders(self, roots: Sequence[str]) -> None:
         pending, links = list(roots), list[str]()
+        named = frozenset(roots)
         while pending or links:
             folder = pending.pop() if pending else links.pop(0)  # links last: see scan on a folder's path
             try:
@@ -66,10 +81,15 @@ class _Walk:
             except OSError as error:
                 self._skip(folder, f"the folder cannot be listed: {reason_of(error)}")
                 continue
+            if folder not in named and any(entry.name.lower() in _MARKERS for entry in entries):
+                self._skip(folder, MARKED_REASON)
+                continue
             for entry in entries:
                 if entry.name.startswith("."):
                     continue
                 if _is(entry, "dir"):
+                    if _is_system_folder(folder, entry.name):
+                        continue
                     (links if entry.is_symlink() else pending).append(entry.path)
                 else:
                     self.take_file(entry.path, _is(entry, "file"), named=False)
@@ -109,6 +129,13 @@ def _is(entry: os.DirEntry[str], kind: str) -> bool:
         return entry.is_dir() if kind == "dir" else entry.is_file()
     except OSError:
         return False
+
+
+def _is_system_folder(parent: str, name: str) -> bool:
+    name = name.lower()
+    if parent.lower().endswith(_LIBRARY_SUFFIX):
+        return name not in _LIBRARY_FOLDERS
+    return name in _SYSTEM_FOLDERS or name.endswith(_SYSTEM_SUFFIXES)
 
 
 def _is_picture_by_content(path: str, extension: str) -> bool:
