@@ -9,6 +9,7 @@ from PIL import (
 )
 
 from xattn.errors import ImageError
+from xattn.images.tiff import Levels, declared_levels, white_is_zero
 
 TRANSPOSES = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -61,7 +62,8 @@ def transposed(picture: Image.Image, orientation: int) -> Image.Image:
 
 def to_rgb(picture: Image.Image) -> Image.Image:
     if picture.mode == "F" or picture.mode.startswith("I"):
-        return _grey_from_wide(np.asarray(picture)).convert("RGB")
+        levels = declared_levels(picture)
+        return _grey_from_wide(np.asarray(picture), levels, invert=white_is_zero(picture)).convert("RGB")
     if not picture.has_transparency_data:
         return picture.convert("RGB") if picture.mode != "RGB" else picture
     rgba = picture.convert("RGBA")
@@ -70,15 +72,19 @@ def to_rgb(picture: Image.Image) -> Image.Image:
     return on_white
 
 
-def _grey_from_wide(values: np.ndarray) -> Image.Image:
+def _grey_from_wide(values: np.ndarray, levels: Levels | None, *, invert: bool) -> Image.Image:
     """Grey of 16 or 32 bits or float → 8 bits. Pillow's own conversion clips at 255, so most goes white.
 
-    Black is 0 and below. White is 65535 in 16 bits; elsewhere no format says what is white, so it is the
-    first of 1, 255, 65535 and the picture's own maximum that no pixel exceeds. NaN and infinity are black.
+    levels: black and white where the file declares them. Elsewhere black is 0 and below, and white is 65535
+    in 16 bits; no other format says what is white, so it is the first of 1, 255, 65535 and the picture's
+    own maximum that no pixel exceeds. invert: in that case, whether 0 is white. NaN and infinity are black.
     """
-    if values.dtype.itemsize == 2:
+    if levels is None and values.dtype.itemsize == 2:
         return Image.fromarray((values >> 8).astype(np.uint8))
     values = np.nan_to_num(values.astype(np.float32), nan=0.0, posinf=0.0, neginf=0.0)
-    brightest = float(values.max())
-    white = next((limit for limit in (1.0, 255.0, 65535.0) if brightest <= limit), brightest)
-    return Image.fromarray((values.clip(0, None) * (255 / white) + 0.5).astype(np.uint8))
+    if levels is None:
+        brightest = float(values.max())
+        white = next((limit for limit in (1.0, 255.0, 65535.0) if brightest <= limit), brightest)
+        levels = Levels(white, 0) if invert else Levels(0, white)
+    shares = (values - levels.black) / (levels.white - levels.black)
+    return Image.fromarray((shares.clip(0, 1) * 255 + 0.5).astype(np.uint8))
