@@ -23,7 +23,9 @@ from PIL import (
 )
 
 from xattn.errors import ImageError
+from xattn.images.jpeg import ends_early
 from xattn.images.pixels import orientation_of, reason_of, to_rgb, transposed
+from xattn.images.png import without_metadata
 from xattn.images.sniff import PREFIX_BYTES, check_format
 from xattn.types import Size
 
@@ -106,7 +108,7 @@ def _decode(
     # Parsers of damaged files raise what happens to go wrong: struct.error, KeyError, zlib.error, …
     try:
         file.seek(0)
-        picture = _PLUGINS[name](file)
+        picture = _PLUGINS[name](without_metadata(file) if name == "PNG" else file)
     except Exception as error:
         raise ImageError(path, f"its {name} header cannot be read: {reason_of(error)}") from error
     width, height = picture.size
@@ -122,10 +124,15 @@ def _decode(
         if at_least:
             picture.draft(None, (at_least, at_least))
         picture.load()
+        is_cut = isinstance(picture, JpegImagePlugin.JpegImageFile) and ends_early(
+            file, picture, (width, height)
+        )
         orientation = orientation_of(picture)
         upright_picture = transposed(to_rgb(picture), orientation)
     except Exception as error:
         raise ImageError(path, f"its {name} data cannot be decoded: {reason_of(error)}") from error
+    if is_cut:
+        raise ImageError(path, "its JPEG data ends early: the rows below are missing")
     return Decoded(upright_picture, (width, height) if orientation >= 5 else (height, width))
 
 
