@@ -103,3 +103,11 @@ def test_embeddings_are_written_with_their_paths(indexed, tmp_path):
         np.testing.assert_allclose(vector, own, atol=1e-6)
     failed_usage = run("embeddings", tmp_path / "all.txt")
     assert failed_usage.exit_code == 2
+
+
+def test_the_limit_of_pixels_can_be_set(photos):
+    refused = run("index", photos, "--max-pixels", 10)
+    assert refused.exit_code == 0
+    assert "--max-pixels" in refused.stdout
+    assert "0 pictures can be found" in refused.stdout
+    assert "3 skipped" not in run("index", photos, "--max-pixels", 10_000_000).stdout

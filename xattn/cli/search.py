@@ -42,6 +42,10 @@ def index(
     ],
     index_dir: IndexDir = DEFAULT_INDEX,
     model: ModelName = "default",
+    max_pixels: Annotated[
+        int | None,
+        typer.Option(min=1, help="Pictures of more pixels are refused; by default 128 million."),
+    ] = None,
     batch_size: Annotated[
         int | None,
         typer.Option(min=1, help="Pictures that are encoded together; by default what suits the device."),
@@ -60,13 +64,22 @@ def index(
     the same command again. Pictures out of reach, as on a drive that is not mounted, stay in the index.
     """
     with opened(index_dir, model, create=True) as engine:
+        from xattn import images
+
         try:
             with progress.Bar("looking for pictures", unit="pictures") as bar:
 
                 def show(progress: Progress) -> None:
                     bar.update("indexing", progress.done, progress.total)
 
-                report = engine.add(paths, progress=show, batch_size=batch_size, prune=prune, reread=reread)
+                report = engine.add(
+                    paths,
+                    progress=show,
+                    batch_size=batch_size,
+                    max_pixels=images.MAX_PIXELS if max_pixels is None else max_pixels,
+                    prune=prune,
+                    reread=reread,
+                )
         except KeyboardInterrupt:
             terminal.err.print(f"Interrupted; {len(engine)} pictures can be found so far.")
             raise typer.Exit(INTERRUPTED) from None

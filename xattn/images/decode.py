@@ -116,7 +116,7 @@ def _decode(
         raise ImageError(
             path,
             f"it has {width * height:,} pixels ({width} × {height}), more than the limit of {max_pixels:,};"
-            " if you trust the file, raise the limit with max_pixels or --max-pixels",
+            " if you trust the file, raise the limit: --max-pixels of xattn index, or max_pixels in Python",
         )
     if name == "JPEG" and not _has_end(file):
         raise ImageError(path, "its JPEG data is cut off: there is no end-of-image marker")
