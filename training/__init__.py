@@ -9,7 +9,6 @@
     objective   the losses
     fit         the loop, resumable
     run         all of it in order; card: the model card
-    towers      pretrained nets, as PyPI packages carry them, put into xattn's modules
 
 Each photo passes the frozen part once; training then needs no picture.
 """

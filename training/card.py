@@ -62,7 +62,8 @@ be true of another photo; attention held to the boxes of phrases and categories,
 texts with one attribute exchanged ("a red bus": "a yellow bus") below the true ones in their own photo;
 absent categories held to null. The weights are a running mean over the steps.
 
-    python -m training --data coco_mix --data flickr8k --out DIR
+    git worktree add ../before 561bb71
+    python -m training --data coco_mix --data flickr8k --start ../before/xattn/models/default --out DIR
 
 | setting | value |
 |---|---|

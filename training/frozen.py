@@ -30,6 +30,7 @@ from xattn.encoders.hybrid.vision import (
     Shape,
     nearest_shape,
 )
+from xattn.files import write_text
 
 AT_ONCE = 8
 COMMIT_PHOTOS = 64
@@ -122,9 +123,7 @@ class FeatureStore:
                 for key, _ in part:
                     self.place[key] = (number, count)
                     count += 1
-        temporary = self._index.with_suffix(".tmp")
-        temporary.write_text(json.dumps(self.place))
-        temporary.replace(self._index)
+        write_text(self._index, json.dumps(self.place))
         self._mapped.clear()
 
     def _write(self, number: int, name: str, row: int, values: np.ndarray) -> None:

@@ -14,6 +14,7 @@ from tyro.conf import FlagCreatePairsOff, OmitArgPrefixes, arg
 
 from xattn.cli import progress, terminal
 from xattn.cli.common import app
+from xattn.cli.outputs import check_model_directory
 from xattn.errors import XattnError
 from xattn.training.settings import Settings, checked, smoke
 
@@ -65,9 +66,10 @@ def main(arguments: Sequence[str], program: str = "xattn train") -> int:
     """Returns the exit status; a mistake in the command ends the program with 2."""
     options = parsed(arguments, program)
     work = options.work or options.out.with_name(f"{options.out.name}-run")
-    in_the_way = _foreign(options.out, work)
-    if in_the_way is not None:
-        terminal.err.print(f"xattn: {terminal.plain(in_the_way)}")
+    try:
+        _check_folders(options.out, work)
+    except typer.BadParameter as mistake:
+        terminal.err.print(f"xattn: {terminal.plain(mistake.message)}")
         return 2
     try:
         settings = checked(options.settings)
@@ -120,23 +122,15 @@ def _device(name: str) -> str:
     return name if name != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
 
 
-def _foreign(out: Path, work: Path) -> str | None:
-    """What is in the way of the run's folders: they are a person's own, unless an earlier run made them."""
-    from xattn.model.directory import foreign_entry
-
-    foreign = foreign_entry(out)
-    if foreign is not None:
-        return (
-            f"{out} holds {foreign!r} and is no model directory of xattn; it is left as it is. Name an "
-            "empty directory or one that does not exist with --out"
-        )
+def _check_folders(out: Path, work: Path) -> None:
+    """Before the work: neither folder is a person's own. Raises typer.BadParameter."""
+    check_model_directory(out, "--out")
     names = {path.name for path in work.iterdir()} if work.is_dir() else set()
     if names and not names & {"features", "state.pt"}:
-        return (
+        raise typer.BadParameter(
             f"{work} holds {sorted(names)[0]!r} and is no folder of an earlier run; it is left as it is. "
             "Name another with --work"
         )
-    return None
 
 
 def parsed(arguments: Sequence[str], program: str = "xattn train") -> Options:

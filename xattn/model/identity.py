@@ -7,11 +7,9 @@ without any trace. The shipped model's features cost 0.1 s, the whole model 0.25
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-import torch
-from torch import Tensor
+from xattn.encoders.digest import weight_parts
 
 if TYPE_CHECKING:
     from xattn.encoders import VisionEncoder
@@ -26,7 +24,7 @@ def feature_fingerprint(vision: VisionEncoder) -> str:
     SHA-256, which processors compute faster than BLAKE2.
     """
     digest = hashlib.sha256(f"features {vision.signature}".encode())
-    for part in _weights(vision.state_dict()):
+    for part in weight_parts(vision.state_dict()):
         digest.update(part)
     return digest.hexdigest()[: 2 * DIGEST_BYTES]
 
@@ -35,13 +33,6 @@ def whole_fingerprint(model: XAttnModel) -> str:
     """Hex digest of every weight and of how the towers are used; thresholds and names are left out."""
     signature = model.vision.signature + model.text.signature
     digest = hashlib.blake2b(signature.encode(), digest_size=DIGEST_BYTES)
-    for part in _weights(model.state_dict()):
+    for part in weight_parts(model.state_dict()):
         digest.update(part)
     return digest.hexdigest()
-
-
-def _weights(state: dict[str, Tensor]) -> Iterator[bytes | memoryview]:
-    """What is digested of weights: name, shape, type and value of each."""
-    for key, value in sorted(state.items()):
-        yield f"{key}{tuple(value.shape)}{value.dtype}".encode()
-        yield value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,6 @@ class Picture:
     captions:   may be empty
     places:     category or phrase → the boxes it names
     categories: those present; empty where the photo was never searched for them
-    wrong:      caption → captions like it that are false of the photo (training.swaps)
     """
 
     id: int
@@ -31,7 +30,6 @@ class Picture:
     captions: tuple[str, ...]
     places: Mapping[str, tuple[RelativeBox, ...]]
     categories: frozenset[str]
-    wrong: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,10 +50,9 @@ class Dataset:
 
     @property
     def texts(self) -> list[str]:
-        """Every caption, phrase and category, and the wrong captions, sorted."""
+        """Every caption, phrase and category, sorted."""
         texts = {text for picture in self.pictures for text in (*picture.captions, *picture.places)}
-        wrong = {text for picture in self.pictures for texts in picture.wrong.values() for text in texts}
-        return sorted(texts.union(self.categories, wrong))
+        return sorted(texts.union(self.categories))
 
 
 def read_dataset(directory: Path, split: str, leave_out: Collection[int] = ()) -> Dataset:
@@ -103,14 +100,3 @@ def _picture(record: Mapping[str, Any], row: int, directory: Path) -> Picture:
         places={text: tuple(boxes) for text, boxes in places.items()},
         categories=categories,
     )
-
-
-def read_credited(path: Path) -> frozenset[int]:
-    """Ids of the sample photos (data/samples/credits.json): they are shown, so they are not trained on."""
-    try:
-        return frozenset(int(entry["coco_id"]) for entry in json.loads(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise DataError(
-            f"{path} does not list the sample photos, which must stay out of training: {error!r}; "
-            "say where it is with --leave-out"
-        ) from error

@@ -24,6 +24,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from xattn.encoders.digest import weight_parts
 from xattn.errors import CheckpointError, MissingExtra
 
 OPSET = 18
@@ -85,9 +86,8 @@ DIGEST_KEY = "xattn.weights"
 def weights_digest(module: nn.Module) -> str:
     """Hex digest (BLAKE2b) of every weight of a module, with names, shapes and dtypes."""
     digest = hashlib.blake2b(digest_size=16)
-    for key, value in sorted(module.state_dict().items()):
-        digest.update(f"{key}{tuple(value.shape)}{value.dtype}".encode())
-        digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+    for part in weight_parts(module.state_dict()):
+        digest.update(part)
     return digest.hexdigest()
 
 
